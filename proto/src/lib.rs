@@ -1,0 +1,1 @@
+//! Wire messages of Fulgurite's doors.

@@ -1,0 +1,1 @@
+//! Namespaced, cgroup-limited sandboxes that are ready before the action arrives.

@@ -1,0 +1,1 @@
+//! Fulgurite: a Linux-native executor of build actions.

@@ -1,0 +1,2 @@
+//! The `fulgurite` command.
+fn main() {}
