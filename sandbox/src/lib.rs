@@ -1,1 +1,6 @@
 //! Namespaced, cgroup-limited sandboxes that are ready before the action arrives.
+pub mod harden;
+pub mod init;
+pub mod plan;
+pub mod sys;
+pub mod zygote;

@@ -1,0 +1,323 @@
+//! Pid 1 of a sandbox: attaches mounts, starts actions, reaps, kills, reports.
+//!
+//! ```text
+//!              ┌────────── Reset ◄─────────────┐
+//!              ▼                               │
+//!  create ► Ready ── Run ──► Running ── leader ended, or Kill ──► Draining ── nobody left ──► Quiet (Exited sent)
+//! ```
+//! The process that becomes the next action is already there in Ready: cloned into its cgroup, without privileges,
+//! under its filter, waiting for a message. A run therefore costs one message, one mount and one `execve`.
+//!
+//! Invariants: no allocation, lock or panic after the clone; descriptors have the fixed numbers below; the end of
+//! the control socket (the daemon is gone) kills everything; *quiet* means that `kill(-1)` found nobody and `wait4`
+//! has no child left, which in a pid namespace is a proof.
+//!
+//! State here: uid 0 inside (an unprivileged uid outside), all capabilities in the sandbox's user namespace, none
+//! outside of it.
+#![allow(unsafe_code)]
+
+pub mod action;
+pub mod interpret;
+pub mod nursery;
+pub mod request;
+pub mod wire;
+
+use crate::plan::Phase;
+use crate::sys::{Errno, Result, message, mount, process};
+use interpret::{Context, Failed};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::time::{ClockId, clock_gettime};
+use wire::{FromInit, ToInit};
+
+/// The control socket.
+pub const CONTROL: RawFd = 3;
+/// The cgroup directory that actions start in (v2), or closed.
+pub const CGROUP: RawFd = 4;
+/// Descriptors from here on are free after the clone.
+pub const FIRST_FREE: RawFd = 5;
+
+/// What init knows while it serves.
+struct Init<'a> {
+    context: Context<'a>,
+    /// Whether [`CGROUP`] is open.
+    in_cgroup: bool,
+    signals: OwnedFd,
+    /// The waiting process and our end of its socket.
+    parked: Option<Parked>,
+    run: Run,
+    work_attached: bool,
+}
+
+struct Parked {
+    pid: i32,
+    link: OwnedFd,
+}
+
+/// The facts of the current run.
+#[derive(Default)]
+struct Run {
+    leader: i32,
+    active: bool,
+    leader_ended: bool,
+    kill_requested: bool,
+    report: wire::Exited,
+}
+
+/// Serves until the control socket closes. Never returns.
+///
+/// The descriptors must already be in place: [`CONTROL`], and [`CGROUP`] if `in_cgroup`.
+pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
+    let control = fixed(CONTROL);
+    let signals = match prepare(&mut context, control) {
+        Ok(signals) => signals,
+        Err(failed) => give_up(control, failed),
+    };
+    let mut init =
+        Init { context, in_cgroup, signals, parked: None, run: Run::default(), work_attached: false };
+    if let Err(failed) = init.ready() {
+        give_up(control, failed);
+    }
+    init.serve(control)
+}
+
+/// A descriptor with a fixed number, for the life of the process.
+fn fixed(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the fixed descriptors are opened before init starts to serve and are never closed by it.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+fn give_up(control: BorrowedFd<'_>, failed: Failed) -> ! {
+    let _ = FromInit::Failed { step: failed.step, errno: failed.errno.raw_os_error() }.send(control);
+    process::exit_now(1)
+}
+
+fn prepare(context: &mut Context<'_>, control: BorrowedFd<'_>) -> core::result::Result<OwnedFd, Failed> {
+    let _ = control;
+    let wrap = |errno| Failed { step: 0, errno };
+    process::block_signals().map_err(wrap)?;
+    context.run(Phase::Create)?;
+    process::child_signal_fd().map_err(wrap)
+}
+
+fn now_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+impl Init<'_> {
+    /// Prepares a lease: private mounts and a waiting process; then says so.
+    fn ready(&mut self) -> core::result::Result<(), Failed> {
+        self.context.run(Phase::Lease)?;
+        self.park()?;
+        let wrap = |errno| Failed { step: 0, errno };
+        FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
+    }
+
+    /// Clones the process that becomes the next action.
+    fn park(&mut self) -> core::result::Result<(), Failed> {
+        let wrap = |errno| Failed { step: 0, errno };
+        restart_pids();
+        let (ours, theirs) = message::pair().map_err(wrap)?;
+        let cgroup = self.in_cgroup.then(|| fixed(CGROUP));
+        // SAFETY: init has one thread for its whole life.
+        match unsafe { process::clone3(0, cgroup) }.map_err(wrap)? {
+            process::Cloned::Child => {
+                drop(ours);
+                action::become_action(&mut self.context, theirs)
+            }
+            process::Cloned::Parent(pid, _) => {
+                self.parked = Some(Parked { pid: pid.as_raw_nonzero().get(), link: ours });
+                Ok(())
+            }
+        }
+    }
+
+    fn serve(&mut self, control: BorrowedFd<'static>) -> ! {
+        loop {
+            let (from_control, from_children) = {
+                let signals = self.signals.as_fd();
+                let mut events =
+                    [PollFd::from_borrowed_fd(control, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+                match poll(&mut events, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(_) => process::exit_now(1),
+                }
+                (!events[0].revents().is_empty(), !events[1].revents().is_empty())
+            };
+            if from_children {
+                let mut buffer = [0u8; 256];
+                let _ = rustix::io::read(&self.signals, &mut buffer[..]);
+                self.reap();
+            }
+            if from_control {
+                self.obey(control);
+            }
+        }
+    }
+
+    fn obey(&mut self, control: BorrowedFd<'static>) {
+        let mut descriptors = message::no_descriptors();
+        let message = match ToInit::receive(control, &mut descriptors) {
+            Ok(Some(message)) => message,
+            // The daemon is gone: everything in the pid namespace goes with its pid 1.
+            Ok(None) | Err(_) => process::exit_now(0),
+        };
+        let result = match message {
+            ToInit::Run { flags, fail_at } => {
+                self.context.fail_at = fail_at;
+                self.start(&mut descriptors, flags)
+            }
+            ToInit::Kill => {
+                self.run.kill_requested = true;
+                let _ = process::kill_all_others();
+                Ok(())
+            }
+            ToInit::Reset { fail_at } => {
+                self.context.fail_at = fail_at;
+                self.reset()
+            }
+        };
+        if let Err(failed) = result {
+            let _ = FromInit::Failed { step: failed.step, errno: failed.errno.raw_os_error() }.send(control);
+        }
+    }
+
+    /// Attaches the view of the inputs and lets the waiting process go on.
+    fn start(&mut self, descriptors: &mut message::Descriptors, flags: u32) -> core::result::Result<(), Failed> {
+        let started_ns = now_ns();
+        let wrap = |errno| Failed { step: 0, errno };
+        if self.run.active {
+            return Err(wrap(Errno::BUSY));
+        }
+        if flags & wire::RUN_WITH_WORK != 0 {
+            let work = descriptors[4].take().ok_or(wrap(Errno::BADF))?;
+            mount::attach_at(work.as_fd(), mount::here(), c"work").map_err(wrap)?;
+            self.work_attached = true;
+        }
+        let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
+        let mut borrowed = [fixed(CONTROL); 4];
+        for (slot, descriptor) in borrowed.iter_mut().zip(descriptors.iter()) {
+            *slot = descriptor.as_ref().ok_or(wrap(Errno::BADF))?.as_fd();
+        }
+        message::send(parked.link.as_fd(), &flags.to_le_bytes(), &borrowed).map_err(wrap)?;
+        self.run = Run { leader: parked.pid, active: true, ..Run::default() };
+        self.run.report.received_ns = started_ns;
+        self.run.report.started_ns = now_ns();
+        Ok(())
+    }
+
+    /// Takes in all children that have ended; after the leader, nobody stays.
+    fn reap(&mut self) {
+        loop {
+            match process::reap_any(false) {
+                Ok(Some(child)) => self.note(child),
+                Ok(None) => {
+                    if self.run.active && (self.run.leader_ended || self.run.kill_requested) {
+                        let _ = process::kill_all_others();
+                    }
+                    return;
+                }
+                Err(_) => break,
+            }
+        }
+        // No child is left. A process that is not a child of ours cannot exist once the leader and all that were
+        // handed to us are reaped, but that is asked, not believed.
+        if self.run.active && self.run.leader_ended {
+            match process::kill_all_others() {
+                Err(Errno::SRCH) => self.report(),
+                _ => {}
+            }
+        }
+    }
+
+    fn note(&mut self, child: process::Reaped) {
+        if !self.run.active {
+            if self.parked.as_ref().is_some_and(|parked| parked.pid == child.pid) {
+                self.parked = None;
+            }
+            return;
+        }
+        let report = &mut self.run.report;
+        report.user_us += child.user_us;
+        report.system_us += child.system_us;
+        report.max_rss_bytes = report.max_rss_bytes.max(child.max_rss_bytes);
+        if child.pid == self.run.leader {
+            report.status = child.status;
+            report.ended_ns = now_ns();
+            self.run.leader_ended = true;
+            self.read_failure();
+        } else if self.run.leader_ended {
+            report.stragglers += 1;
+        }
+    }
+
+    /// If the leader could not become the action, it said why before it ended.
+    fn read_failure(&mut self) {
+        let Some(parked) = self.parked.take() else { return };
+        let mut buffer = [0u8; message::BYTES_MAX];
+        let mut descriptors = message::no_descriptors();
+        if let Ok(Some(8)) = message::receive(parked.link.as_fd(), &mut buffer, &mut descriptors, false) {
+            let field = |at: usize| {
+                buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+            };
+            self.run.report.failed_step = field(0);
+            self.run.report.failed_errno = field(4) as i32;
+        }
+    }
+
+    fn report(&mut self) {
+        self.run.report.quiet_ns = now_ns();
+        self.run.active = false;
+        let _ = FromInit::Exited(self.run.report).send(fixed(CONTROL));
+    }
+
+    /// Makes this sandbox indistinguishable from a new one, or fails.
+    fn reset(&mut self) -> core::result::Result<(), Failed> {
+        let wrap = |errno| Failed { step: 0, errno };
+        if self.run.active {
+            return Err(wrap(Errno::BUSY));
+        }
+        if let Some(parked) = self.parked.take() {
+            // It has not run: end it, so that the new one starts from the new mounts.
+            drop(parked);
+            let _ = process::kill_all_others();
+            while process::reap_any(true).is_ok() {}
+        }
+        if self.work_attached {
+            mount::detach(c"/work").map_err(wrap)?;
+            self.work_attached = false;
+        }
+        self.context.undo_lease().map_err(wrap)?;
+        self.context.renew_network().map_err(wrap)?;
+        self.ready()
+    }
+}
+
+/// Starts pid numbers over, so that every action sees the same ones. Best effort: needs CONFIG_CHECKPOINT_RESTORE.
+fn restart_pids() {
+    use rustix::fs::{Mode, OFlags, openat};
+    let path = c"proc/sys/kernel/ns_last_pid";
+    if let Ok(file) = openat(mount::here(), path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = rustix::io::write(&file, b"1");
+    }
+}
+
+/// Moves `fd` to the fixed number `to`, replacing what was there.
+pub(crate) fn place(fd: BorrowedFd<'_>, to: RawFd) -> Result<()> {
+    use rustix::fd::AsRawFd;
+    // SAFETY: dup3(2) takes integers. The caller owns the number `to` in this fresh process.
+    let ret = unsafe { libc::dup3(fd.as_raw_fd(), to, libc::O_CLOEXEC) };
+    crate::sys::check(i64::from(ret)).map(drop)
+}
+
+/// Moves the zygote's socket to number 3 of a process that has just been cloned; what was there is closed.
+pub(crate) fn take_number_three(socket: OwnedFd) -> Result<OwnedFd> {
+    use rustix::fd::FromRawFd;
+    place(socket.as_fd(), CONTROL)?;
+    // Closing the rest closes the original; it must not be closed a second time.
+    core::mem::forget(socket);
+    // SAFETY: `place` has just made this descriptor, and nobody else owns it in this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(CONTROL) })
+}

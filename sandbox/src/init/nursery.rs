@@ -1,0 +1,344 @@
+//! The zygote's own loop: the only process that clones sandboxes.
+//!
+//! It is forked from the daemon before any thread exists, lets go of everything it inherited, and moves into a
+//! mount namespace that holds nothing but an unmasked proc and the views. So a sandbox's mount
+//! namespace, which starts as a copy of this one, is small, and nothing of the host is in it.
+//!
+//! State here: the daemon's uid and capabilities, one thread, no terminal, all signals blocked. It ends when the
+//! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
+use super::interpret::{Context, Failed, proc_path};
+use super::{CGROUP, CONTROL, FIRST_FREE, place};
+use crate::plan::Phase;
+use crate::plan::wire::{PlanBytes, code};
+use crate::sys::{Errno, Result, message, mount, process};
+use crate::zygote::wire::{FromZygote, ToZygote};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal};
+use std::ffi::{CStr, CString};
+
+/// Users and groups of a sandbox outside.
+#[derive(Clone, Copy)]
+struct Ids {
+    init: u32,
+    action: u32,
+}
+
+impl Ids {
+    /// The map from ids inside to these.
+    fn map(self, init: u32, action: u32) -> Result<CString> {
+        let text = if self.init == self.action {
+            format!("{action} {} 1\n", self.action)
+        } else {
+            format!("{init} {} 1\n{action} {} 1\n", self.init, self.action)
+        };
+        CString::new(text).map_err(|_| Errno::INVAL)
+    }
+}
+
+/// What the zygote keeps.
+struct Nursery {
+    socket: OwnedFd,
+    signals: OwnedFd,
+    /// The proc of the daemon's pid namespace, to write id maps.
+    proc: OwnedFd,
+}
+
+/// Forks the zygote. Returns the daemon's end of the socket and the zygote's pid.
+///
+/// `EBUSY` when the process has more than one thread.
+pub fn fork() -> Result<(OwnedFd, Pid)> {
+    let (ours, theirs) = message::pair()?;
+    if thread_count() > 1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: the check above found one thread, and it is this one.
+    match unsafe { process::clone3(0, None) }? {
+        process::Cloned::Child => {
+            drop(ours);
+            match super::take_number_three(theirs).and_then(|socket| process::close_from(4).map(|()| socket)) {
+                Ok(socket) => run(socket),
+                Err(_) => process::exit_now(1),
+            }
+        }
+        process::Cloned::Parent(pid, _) => Ok((ours, pid)),
+    }
+}
+
+/// How many threads this process has.
+#[must_use]
+pub fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// Becomes a zygote and serves `socket` until the other end closes. Never returns.
+fn run(socket: OwnedFd) -> ! {
+    match settle(socket) {
+        Ok(mut nursery) => {
+            let _ = FromZygote::Done { pid: 0 }.send(nursery.socket.as_fd(), &[]);
+            nursery.serve()
+        }
+        Err((socket, errno)) => {
+            let _ = FromZygote::Failed { step: 0, errno: errno.raw_os_error() }.send(socket.as_fd(), &[]);
+            process::exit_now(1)
+        }
+    }
+}
+
+fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
+    match leave_host(&socket) {
+        Ok((signals, proc)) => Ok(Nursery { socket, signals, proc }),
+        Err(errno) => Err((socket, errno)),
+    }
+}
+
+fn leave_host(socket: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
+    process::block_signals()?;
+    rustix::process::setsid()?;
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    for number in 0..3 {
+        place(null.as_fd(), number)?;
+    }
+    let _ = rustix::thread::set_name(c"fulgurite-zygot");
+    let proc = enter_tiny_root()?;
+    let signals = process::child_signal_fd()?;
+    let _ = socket;
+    Ok((signals, proc))
+}
+
+/// Leaves the host's mounts for a tmpfs with `proc`. Returns the host's proc.
+fn enter_tiny_root() -> Result<OwnedFd> {
+    use crate::sys::mount::attr;
+    // SAFETY: unshare(2) takes an integer; the zygote has one thread.
+    crate::sys::check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
+    let here = mount::here();
+    let old_root = mount::opath(here, c"/")?;
+    mount::make_private_recursive(old_root.as_fd())?;
+    let root = mount::tmpfs(c"4m", c"", c"0755", attr::NO_SUID | attr::NO_DEV)?;
+    let proc_tree = mount::clone_tree(here, c"/proc")?;
+    mount::attach(root.as_fd(), old_root.as_fd())?;
+    rustix::process::fchdir(root.as_fd())?;
+    rustix::fs::mkdirat(here, c"proc", Mode::from_raw_mode(0o555))?;
+    mount::attach_at(proc_tree.as_fd(), here, c"proc")?;
+    mount::pivot_to_current_directory()?;
+    rustix::fs::open(c"/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn view_path(view: u32) -> CString {
+    CString::new(format!("/v{view}")).unwrap_or_default()
+}
+
+fn read_plan(plan: &OwnedFd) -> Result<Vec<u8>> {
+    let size = usize::try_from(rustix::fs::fstat(plan)?.st_size).map_err(|_| Errno::BADMSG)?;
+    if size > crate::plan::BYTES_MAX {
+        return Err(Errno::BADMSG);
+    }
+    let mut bytes = vec![0; size];
+    let mut at = 0;
+    while at < size {
+        match rustix::io::retry_on_intr(|| rustix::io::pread(plan, &mut bytes[at..], at as u64))? {
+            0 => return Err(Errno::BADMSG),
+            count => at += count,
+        }
+    }
+    Ok(bytes)
+}
+
+impl Nursery {
+    fn serve(&mut self) -> ! {
+        loop {
+            let (asked, ended) = {
+                let mut events = [
+                    PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
+                    PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+                ];
+                match poll(&mut events, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(_) => process::exit_now(1),
+                }
+                (!events[0].revents().is_empty(), !events[1].revents().is_empty())
+            };
+            if ended {
+                let mut buffer = [0u8; 256];
+                let _ = rustix::io::read(&self.signals, &mut buffer[..]);
+                while let Ok(Some(_)) = process::reap_any(false) {}
+            }
+            if asked {
+                self.answer();
+            }
+        }
+    }
+
+    fn answer(&mut self) {
+        let mut descriptors = message::no_descriptors();
+        let request = match ToZygote::receive(self.socket.as_fd(), &mut descriptors) {
+            Ok(Some(request)) => request,
+            Ok(None) | Err(_) => process::exit_now(0),
+        };
+        let machinery = |errno| Failed { step: 0, errno };
+        let result = match request {
+            ToZygote::View { view, fail_at } => self.view(view, fail_at, descriptors).map(|()| (0, None)),
+            ToZygote::Spawn { view, fail_at, in_cgroup, init_id, action_id } => {
+                let ids = Ids { init: init_id, action: action_id };
+                self.spawn(view, fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
+            }
+            ToZygote::Fork => self.fork(descriptors).map(|pid| (pid, None)).map_err(machinery),
+            ToZygote::UserNamespace { map, length } => {
+                self.user_namespace(map.get(..length).unwrap_or(&[])).map(|fd| (0, Some(fd))).map_err(machinery)
+            }
+        };
+        let answer = match &result {
+            Ok((pid, _)) => FromZygote::Done { pid: *pid },
+            Err(failed) => FromZygote::Failed { step: failed.step, errno: failed.errno.raw_os_error() },
+        };
+        let attached: Option<BorrowedFd<'_>> = result.as_ref().ok().and_then(|(_, fd)| fd.as_ref().map(AsFd::as_fd));
+        if answer.send(self.socket.as_fd(), attached.as_slice()).is_err() {
+            process::exit_now(0);
+        }
+    }
+
+    /// Builds a view at its own mount point. A view that fails half way is taken down again.
+    fn view(&mut self, view: u32, fail_at: u32, mut descriptors: message::Descriptors) -> core::result::Result<(), Failed> {
+        let machinery = |errno| Failed { step: 0, errno };
+        let plan = descriptors[0].take().ok_or(machinery(Errno::BADF))?;
+        let bytes = read_plan(&plan).map_err(machinery)?;
+        let path = view_path(view);
+        rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).map_err(machinery)?;
+        let mut context = Context::new(PlanBytes::new(&bytes).map_err(machinery)?, &path, fail_at);
+        for (slot, tree) in context.trees.iter_mut().zip(descriptors.iter_mut().skip(1)) {
+            *slot = tree.take();
+        }
+        let result = context.run(Phase::View);
+        rustix::process::chdir(c"/").map_err(machinery)?;
+        if result.is_err() {
+            let _ = mount::detach(&path);
+            let _ = rustix::fs::rmdir(&path);
+        }
+        result
+    }
+
+    fn spawn(
+        &mut self,
+        view: u32,
+        fail_at: u32,
+        in_cgroup: bool,
+        ids: Ids,
+        mut descriptors: message::Descriptors,
+    ) -> core::result::Result<(u32, OwnedFd), Failed> {
+        let machinery = |errno| Failed { step: 0, errno };
+        let mut take = |index: usize| descriptors.get_mut(index).and_then(Option::take);
+        let plan = take(0).ok_or(machinery(Errno::BADF))?;
+        let control = take(1).ok_or(machinery(Errno::BADF))?;
+        let cgroups = if in_cgroup { take(2).zip(take(3)) } else { None };
+        let bytes = read_plan(&plan).map_err(machinery)?;
+        let plan = PlanBytes::new(&bytes).map_err(machinery)?;
+        let path = view_path(view);
+        let (clone_step, namespaces) = find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
+        let (map_step, map) = find(plan, code::MAP_IDS).ok_or(machinery(Errno::BADMSG))?;
+        let context = Context::new(plan, &path, fail_at);
+        context.guard(clone_step).map_err(|errno| Failed { step: clone_step, errno })?;
+        let (gate_ours, gate_theirs) = message::pair().map_err(machinery)?;
+        let flags = namespaces | process::clone_flag::PIDFD;
+        let cgroup = cgroups.as_ref().map(|(init, _)| init.as_fd());
+        // SAFETY: the zygote has one thread for its whole life.
+        match unsafe { process::clone3(flags, cgroup) }.map_err(|errno| Failed { step: clone_step, errno })? {
+            process::Cloned::Child => {
+                drop(gate_ours);
+                let action_cgroup = cgroups.as_ref().map(|(_, action)| action.as_fd());
+                hatch(context, control.as_fd(), action_cgroup, gate_theirs)
+            }
+            process::Cloned::Parent(pid, pidfd) => {
+                let pidfd = pidfd.ok_or(machinery(Errno::BADF))?;
+                let mapped = context.guard(map_step).and_then(|()| self.map_ids(pid, &ids.map(map.small(0), map.small(1))?));
+                if let Err(errno) = mapped.and_then(|()| message::send(gate_ours.as_fd(), b"go", &[])) {
+                    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                    return Err(Failed { step: map_step, errno });
+                }
+                Ok((pid.as_raw_nonzero().get() as u32, pidfd))
+            }
+        }
+    }
+
+    /// Writes the same map for users and groups, in the one write that the kernel takes (user_namespaces(7)).
+    fn map_ids(&self, pid: Pid, map: &CStr) -> Result<()> {
+        let mut buffer = [0u8; 48];
+        for file in ["gid_map", "uid_map"] {
+            let path = proc_path(&mut buffer, pid, file).ok_or(Errno::NAMETOOLONG)?;
+            let file = rustix::fs::openat(&self.proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::write(&file, map.to_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Another zygote with the same views, for a cgroup of its own.
+    fn fork(&mut self, mut descriptors: message::Descriptors) -> Result<u32> {
+        let socket = descriptors[0].take().ok_or(Errno::BADF)?;
+        // SAFETY: the zygote has one thread for its whole life.
+        match unsafe { process::clone3(0, None) }? {
+            process::Cloned::Parent(pid, _) => Ok(pid.as_raw_nonzero().get() as u32),
+            process::Cloned::Child => {
+                // The old socket closes here; the new one takes its place.
+                self.socket = socket;
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                let _ = FromZygote::Done { pid: 0 }.send(self.socket.as_fd(), &[]);
+                self.serve()
+            }
+        }
+    }
+
+    fn user_namespace(&self, map: &[u8]) -> Result<OwnedFd> {
+        let map = CString::new(map).map_err(|_| Errno::INVAL)?;
+        let (gate_ours, gate_theirs) = message::pair()?;
+        let flags = process::clone_flag::NEW_USER | process::clone_flag::PIDFD;
+        // SAFETY: the zygote has one thread for its whole life.
+        match unsafe { process::clone3(flags, None) }? {
+            process::Cloned::Child => {
+                drop(gate_ours);
+                let mut buffer = [0; message::BYTES_MAX];
+                let _ = message::receive(gate_theirs.as_fd(), &mut buffer, &mut message::no_descriptors(), true);
+                process::exit_now(0)
+            }
+            process::Cloned::Parent(pid, _) => {
+                drop(gate_theirs);
+                self.map_ids(pid, &map)?;
+                let mut buffer = [0u8; 48];
+                let path = proc_path(&mut buffer, pid, "ns/user").ok_or(Errno::NAMETOOLONG)?;
+                rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            }
+        }
+    }
+}
+
+fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, crate::plan::wire::StepBytes<'_>)> {
+    (1..=plan.len() as u32).find_map(|number| plan.step(number).filter(|step| step.code() == wanted).map(|step| (number, step)))
+}
+
+/// The child: waits for its id maps, lets go of the zygote's descriptors, and becomes init.
+fn hatch(context: Context<'_>, control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>, gate: OwnedFd) -> ! {
+    let mut buffer = [0; message::BYTES_MAX];
+    match message::receive(gate.as_fd(), &mut buffer, &mut message::no_descriptors(), true) {
+        Ok(Some(_)) => {}
+        // The maps could not be written, or the zygote is gone.
+        _ => process::exit_now(1),
+    }
+    let placed = arrange(control, cgroup);
+    if placed.is_err() || process::close_from(FIRST_FREE).is_err() {
+        process::exit_now(1);
+    }
+    super::serve(context, cgroup.is_some())
+}
+
+fn arrange(control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<()> {
+    // Copies far from the fixed numbers first, so that placing one does not overwrite the other.
+    let control = rustix::io::fcntl_dupfd_cloexec(control, 32)?;
+    let cgroup = cgroup.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 32)).transpose()?;
+    place(control.as_fd(), CONTROL)?;
+    if let Some(cgroup) = &cgroup {
+        place(cgroup.as_fd(), CGROUP)?;
+    }
+    // `close_from` closes the copies; they must not be closed a second time.
+    core::mem::forget(control);
+    core::mem::forget(cgroup);
+    Ok(())
+}
