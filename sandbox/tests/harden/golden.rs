@@ -1,6 +1,7 @@
 //! The reviewed tables as text: one line a number. A change of any answer shows up as a diff of these files.
 //!
-//! `BLESS=1 cargo test -p fulgurite-sandbox golden` writes them anew; the diff is then what the reviewer reads.
+//! `BLESS=1 cargo test -p fulgurite-sandbox golden` writes them anew; the diff is then what the reviewer
+//! reads.
 
 use fulgurite_sandbox::harden::seccomp::{Abi, Profile};
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! A reference interpreter of classic BPF as seccomp runs it. Strict: it panics on everything that the kernel would
-//! refuse at install (unknown instructions, odd offsets, jumps or falls off the end).
+//! A reference interpreter of classic BPF as seccomp runs it. Strict: it panics on everything that the kernel
+//! would refuse at install (unknown instructions, odd offsets, jumps or falls off the end).
 
 use fulgurite_sandbox::harden::seccomp::{SockFilter, SyscallData};
 

@@ -1,7 +1,7 @@
 //! The filter in the kernel: what real syscalls answer under it, and that ordinary programs still work.
 //!
-//! A filter belongs to the thread that installs it and to its children. Answers that kill are therefore tried in a
-//! forked child that does nothing but raw syscalls; all others in a thread of their own.
+//! A filter belongs to the thread that installs it and to its children. Answers that kill are therefore tried
+//! in a forked child that does nothing but raw syscalls; all others in a thread of their own.
 #![cfg(target_arch = "x86_64")]
 #![allow(unsafe_code)]
 
@@ -17,8 +17,9 @@ fn program(profile: Profile) -> Vec<SockFilter> {
 /// Installs a filter on the calling thread. Async-signal-safe.
 fn install(program: &[SockFilter]) -> bool {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: prctl takes integers here; seccomp only reads `filter` and the instructions it points to, both of which
-    // outlive the call, and `SockFilter` has the layout of `sock_filter` (a unit test compares them).
+    // SAFETY: prctl takes integers here; seccomp only reads `filter` and the instructions it points to, both
+    // of which outlive the call, and `SockFilter` has the layout of `sock_filter` (a unit test compares
+    // them).
     unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) == 0
@@ -27,7 +28,8 @@ fn install(program: &[SockFilter]) -> bool {
 
 /// A raw syscall that takes no pointer but null: its result, or the negated errno.
 fn syscall(number: i64, args: [u64; 4]) -> i64 {
-    // SAFETY: every caller passes numbers and null pointers that are refused by the filter or harmless in the kernel.
+    // SAFETY: every caller passes numbers and null pointers that are refused by the filter or harmless in the
+    // kernel.
     let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3]) };
     if result == -1 { -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap()) } else { result }
 }
@@ -35,8 +37,8 @@ fn syscall(number: i64, args: [u64; 4]) -> i64 {
 /// int 0x80: the i386 entry.
 fn int_0x80(number: u32) -> i32 {
     let result: i32;
-    // SAFETY: no argument is a pointer; the i386 entry clobbers r8 to r11 and nothing else. rbx is saved by hand,
-    // as the compiler reserves it.
+    // SAFETY: no argument is a pointer; the i386 entry clobbers r8 to r11 and nothing else. rbx is saved by
+    // hand, as the compiler reserves it.
     unsafe {
         std::arch::asm!(
             "push rbx", "xor ebx, ebx", "int 0x80", "pop rbx",

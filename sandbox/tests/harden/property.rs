@@ -1,4 +1,5 @@
-//! The compiled filter says what the profile says, for every number and for random architectures and arguments.
+//! The compiled filter says what the profile says, for every number and for random architectures and
+//! arguments.
 
 use crate::interpreter;
 use fulgurite_sandbox::harden::seccomp::{Abi, Answer, Profile, Program, SockFilter, SyscallData, Verdict};

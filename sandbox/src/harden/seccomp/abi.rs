@@ -1,7 +1,7 @@
 //! The syscall ABIs that the profile knows: how the kernel names them, and their tables of numbers.
 //!
-//! An x86_64 kernel answers to three: its own, i386 (int 0x80 and 32-bit programs), and x32 (64-bit entry with bit 30
-//! of the number set). x32 reports the architecture of x86_64, so it is told apart by the number.
+//! An x86_64 kernel answers to three: its own, i386 (int 0x80 and 32-bit programs), and x32 (64-bit entry
+//! with bit 30 of the number set). x32 reports the architecture of x86_64, so it is told apart by the number.
 
 use super::numbers::{self, Run};
 

@@ -13,12 +13,12 @@
 //!   leaf:                    ret ANSWER,  or a chain of clauses that load arguments, then ret
 //! ```
 //!
-//! Every path through the tree is about log2(ranges) long. Answers that depend on the number alone use only the
-//! instructions that the kernel can emulate at install time (`seccomp_is_const_allow`, Linux 5.11), so that allowed
-//! calls without argument checks are answered from a bitmap and never run the program at all.
+//! Every path through the tree is about log2(ranges) long. Answers that depend on the number alone use only
+//! the instructions that the kernel can emulate at install time (`seccomp_is_const_allow`, Linux 5.11), so
+//! that allowed calls without argument checks are answered from a bitmap and never run the program at all.
 //!
-//! Invariants: jumps go forward; a conditional jump reaches at most 255 instructions, and where a subtree is longer an
-//! unconditional one, which has 32 bits, stands in between; each path ends in a `ret`.
+//! Invariants: jumps go forward; a conditional jump reaches at most 255 instructions, and where a subtree is
+//! longer an unconditional one, which has 32 bits, stands in between; each path ends in a `ret`.
 //!
 //! Limits: the program stays below [`INSTRUCTIONS_MAX`], the kernel's bound, or compiling fails.
 
@@ -122,7 +122,8 @@ fn jump(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
     SockFilter { code, jt, jf, k }
 }
 
-/// Skips `count` instructions. A program that does not fit 32 bits is refused as too long before anybody runs it.
+/// Skips `count` instructions. A program that does not fit 32 bits is refused as too long before anybody runs
+/// it.
 fn skip(count: usize) -> SockFilter {
     SockFilter { code: JMP_JA, jt: 0, jf: 0, k: u32::try_from(count).unwrap_or(u32::MAX) }
 }

@@ -1,11 +1,13 @@
 //! Syscall numbers: facts of the kernel's ABI, as runs of consecutive names.
 //!
-//! A run `(first, "a b c")` says that `a` is number `first`, `b` is `first + 1`, and so on. A number that stands in
-//! no run is not assigned on that architecture (as of [`NEWEST_REVIEWED`]) and is answered with ENOSYS.
+//! A run `(first, "a b c")` says that `a` is number `first`, `b` is `first + 1`, and so on. A number that
+//! stands in no run is not assigned on that architecture (as of [`NEWEST_REVIEWED`]) and is answered with
+//! ENOSYS.
 //!
-//! Source: the kernel's syscall tables, read through its user-space headers up to 467-469 (Linux 6.17); `uprobe`
-//! (336, x86_64 only) came with 6.18, where 470 is still free (measured on Linux 6.18). A test compares the runs
-//! with the constants of the `libc` crate; the golden files list every number beside its name.
+//! Source: the kernel's syscall tables, read through its user-space headers up to 467-469 (Linux 6.17);
+//! `uprobe` (336, x86_64 only) came with 6.18, where 470 is still free (measured on Linux 6.18). A test
+//! compares the runs with the constants of the `libc` crate; the golden files list every number beside its
+//! name.
 //!
 //! Adding a kernel's new calls means: add the names here, a reviewed rule for each in `rules`, raise
 //! [`NEWEST_REVIEWED`], and bless the golden files.

@@ -1,10 +1,11 @@
 //! The profile: which rule holds for a syscall under given switches. This is the specification of the filter.
 //!
-//! [`Profile::evaluate`] answers for one `seccomp_data` directly from the tables. The compiled program must give the
-//! same answer for every input.
+//! [`Profile::evaluate`] answers for one `seccomp_data` directly from the tables. The compiled program must
+//! give the same answer for every input.
 //!
-//! The number -1 is what a tracer writes to cancel a syscall. It reaches the filter and, like every number that the
-//! kernel has not assigned, answers ENOSYS; it is no x32 call though its bit 30 is set (libseccomp decides alike).
+//! The number -1 is what a tracer writes to cancel a syscall. It reaches the filter and, like every number
+//! that the kernel has not assigned, answers ENOSYS; it is no x32 call though its bit 30 is set (libseccomp
+//! decides alike).
 
 use super::abi::Abi;
 use super::numbers::NEWEST_REVIEWED;
@@ -16,8 +17,8 @@ use super::verdict::{Answer, Verdict};
 pub struct Profile {
     /// The ABI of the kernel.
     pub native: Abi,
-    /// Filter i386 calls by a table of their own instead of killing the process. Means nothing unless `native` is
-    /// [`Abi::X86_64`].
+    /// Filter i386 calls by a table of their own instead of killing the process. Means nothing unless
+    /// `native` is [`Abi::X86_64`].
     pub allow_i386: bool,
     /// Let ptrace through.
     pub allow_ptrace: bool,
@@ -93,8 +94,8 @@ impl Profile {
         }
     }
 
-    /// The numbers at which the verdict may change, ascending, with the verdict from there on; the first is 0.
-    /// Adjacent equal verdicts are merged.
+    /// The numbers at which the verdict may change, ascending, with the verdict from there on; the first is
+    /// 0. Adjacent equal verdicts are merged.
     pub(super) fn ranges(&self, abi: Abi) -> Vec<(u32, Verdict)> {
         let fixed = [NEWEST_REVIEWED + 1, Abi::X32_BIT, u32::MAX];
         let mut ranges: Vec<(u32, Verdict)> = (0..=NEWEST_REVIEWED)

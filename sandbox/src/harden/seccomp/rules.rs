@@ -1,19 +1,24 @@
-//! The reviewed rules: every syscall name of the three ABIs stands in exactly one group, with a verdict and a reason.
+//! The reviewed rules: every syscall name of the three ABIs stands in exactly one group, with a verdict and a
+//! reason.
 //!
-//! The rules are by name and hold for every ABI that has the name; `switches` replace some of them when the profile
-//! asks for it. A test fails when a name is missing or stands twice.
+//! The rules are by name and hold for every ABI that has the name; `switches` replace some of them when the
+//! profile asks for it. A test fails when a name is missing or stands twice.
 //!
 //! What was decided here, beyond the table of the threat model:
-//! - *adjtimex, clock_adjtime*: reading is harmless, setting needs CAP_SYS_TIME; the filter cannot tell them apart
-//!   (the mode is behind a pointer). Refused: no build tool reads the clock discipline.
-//! - *Set-id bits* are refused in the chmod family only. `mkdir` ignores them (vfs_mkdir masks the mode); `open`,
-//!   `creat` and `mknod` could make a set-id file, but so could `openat2`, whose mode no filter can see, and a check
-//!   would take `openat`, the hottest syscall of a compiler, out of the kernel's cache of unconditional answers
-//!   (Linux 5.11). What is left is closed by nosuid mounts, no_new_privs and by stripping modes at collection.
+//! - *adjtimex, clock_adjtime*: reading is harmless, setting needs CAP_SYS_TIME; the filter cannot tell them
+//!   apart (the mode is behind a pointer). Refused: no build tool reads the clock discipline.
+//! - *Set-id bits* are refused in the chmod family only. `mkdir` ignores them (vfs_mkdir masks the mode);
+//!   `open`, `creat` and `mknod` could make a set-id file, but so could `openat2`, whose mode no filter can
+//!   see, and a check would take `openat`, the hottest syscall of a compiler, out of the kernel's cache of
+//!   unconditional answers (Linux 5.11). What is left is closed by nosuid mounts, no_new_privs and by
+//!   stripping modes at collection.
 //! - *modify_ldt* is attack surface that only 16- and 32-bit code needs: allowed together with i386.
-//! - *statmount, listmount* describe mounts with their sources, which the masked view hides: refused with the family.
-//! - *uretprobe, uprobe*: the kernel passes them by any filter (Linux 6.14), and refuses them outside its trampolines.
-//! - *personality*: ADDR_NO_RANDOMIZE is not in the list, so that a debugger only warns that it cannot set it.
+//! - *statmount, listmount* describe mounts with their sources, which the masked view hides: refused with the
+//!   family.
+//! - *uretprobe, uprobe*: the kernel passes them by any filter (Linux 6.14), and refuses them outside its
+//!   trampolines.
+//! - *personality*: ADDR_NO_RANDOMIZE is not in the list, so that a debugger only warns that it cannot set
+//!   it.
 
 use super::verdict::{Answer, Clause, Condition, Verdict};
 
@@ -57,8 +62,8 @@ const fn clause(answer: Answer, all: &'static [Condition]) -> Clause {
     Clause { all, answer }
 }
 
-/// Every `CLONE_NEW*` of linux/sched.h. `CLONE_NEWTIME` (0x80) lies in the exit signal's byte and is no flag of
-/// clone(2); no valid signal has that bit.
+/// Every `CLONE_NEW*` of linux/sched.h. `CLONE_NEWTIME` (0x80) lies in the exit signal's byte and is no flag
+/// of clone(2); no valid signal has that bit.
 const CLONE_NEW_ANY: u32 = 0x7e02_0080;
 /// `S_IFMT`, `S_IFCHR`, `S_IFBLK`, linux/stat.h.
 const FILE_TYPE: u32 = libc::S_IFMT;
@@ -73,7 +78,8 @@ const NETLINK_ROUTE: u32 = 0;
 
 /// The rules that do not depend on a switch.
 pub(super) const GROUPS: &[Group] = &[
-    // ---- answered as if the kernel did not have it --------------------------------------------------------------
+    // ---- answered as if the kernel did not have it
+    // --------------------------------------------------------------
     absent("its flags are behind a pointer; libc falls back to clone, whose flags are checked", "clone3"),
     absent(
         "io_uring: runs operations that no filter sees",
@@ -86,14 +92,15 @@ pub(super) const GROUPS: &[Group] = &[
     absent(
         "never implemented, removed, or replaced long ago",
         "uselib _sysctl nfsservctl getpmsg putpmsg afs_syscall tuxcall security vserver epoll_ctl_old \
-         epoll_wait_old lookup_dcookie sysfs ustat break stty gtty ftime prof lock mpx ulimit profil idle bdflush \
-         oldolduname olduname",
+         epoll_wait_old lookup_dcookie sysfs ustat break stty gtty ftime prof lock mpx ulimit profil idle \
+         bdflush oldolduname olduname",
     ),
-    // ---- refused: mounts, namespaces, other processes, kernel services, the machine ------------------------------
+    // ---- refused: mounts, namespaces, other processes, kernel services, the machine
+    // ------------------------------
     refuse(
         "mounts: the view is what the sandbox made of it",
-        "mount umount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr \
-         open_tree_attr statmount listmount",
+        "mount umount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick \
+         mount_setattr open_tree_attr statmount listmount",
     ),
     refuse("namespaces: a new one brings back capabilities and kernel surface", "unshare setns"),
     refuse("other processes' memory and descriptors", "process_vm_readv process_vm_writev pidfd_getfd kcmp"),
@@ -116,7 +123,8 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     refuse("security attributes of the process", "lsm_set_self_attr"),
     refuse("real-mode emulation, i386 only", "vm86 vm86old"),
-    // ---- decided by argument -------------------------------------------------------------------------------------
+    // ---- decided by argument
+    // -------------------------------------------------------------------------------------
     by_argument(
         "threads and processes, but no new namespace",
         "clone",
@@ -188,35 +196,37 @@ pub(super) const GROUPS: &[Group] = &[
         &[clause(Answer::Allow, &[Condition::none_of(2, SET_ID)])],
         Answer::Eperm,
     ),
-    // ---- allowed -------------------------------------------------------------------------------------------------
+    // ---- allowed
+    // -------------------------------------------------------------------------------------------------
     allow(
         "reading and writing",
-        "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek _llseek sendfile sendfile64 \
-         splice tee vmsplice copy_file_range readahead fadvise64 fadvise64_64 cachestat fsync fdatasync sync syncfs \
-         sync_file_range ftruncate ftruncate64 truncate truncate64 fallocate",
+        "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek _llseek sendfile \
+         sendfile64 splice tee vmsplice copy_file_range readahead fadvise64 fadvise64_64 cachestat fsync \
+         fdatasync sync syncfs sync_file_range ftruncate ftruncate64 truncate truncate64 fallocate",
     ),
     allow(
         "opening and naming files; paths are limited by the view",
-        "open openat openat2 creat close close_range dup dup2 dup3 fcntl fcntl64 flock access faccessat faccessat2 \
-         chdir fchdir getcwd mkdir mkdirat rmdir rename renameat renameat2 link linkat symlink symlinkat unlink \
-         unlinkat readlink readlinkat getdents getdents64 readdir umask",
+        "open openat openat2 creat close close_range dup dup2 dup3 fcntl fcntl64 flock access faccessat \
+         faccessat2 chdir fchdir getcwd mkdir mkdirat rmdir rename renameat renameat2 link linkat symlink \
+         symlinkat unlink unlinkat readlink readlinkat getdents getdents64 readdir umask",
     ),
     allow(
         "attributes of files",
-        "stat fstat lstat newfstatat statx stat64 fstat64 lstat64 fstatat64 oldstat oldfstat oldlstat statfs fstatfs \
-         statfs64 fstatfs64 chown fchown lchown fchownat chown32 fchown32 lchown32 utime utimes futimesat utimensat \
-         utimensat_time64",
+        "stat fstat lstat newfstatat statx stat64 fstat64 lstat64 fstatat64 oldstat oldfstat oldlstat \
+         statfs fstatfs statfs64 fstatfs64 chown fchown lchown fchownat chown32 fchown32 lchown32 utime \
+         utimes futimesat utimensat utimensat_time64",
     ),
     allow(
         "extended attributes; security.* is stripped at collection, for its name is behind a pointer",
-        "setxattr lsetxattr fsetxattr setxattrat getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr \
-         flistxattr listxattrat removexattr lremovexattr fremovexattr removexattrat file_getattr file_setattr",
+        "setxattr lsetxattr fsetxattr setxattrat getxattr lgetxattr fgetxattr getxattrat listxattr \
+         llistxattr flistxattr listxattrat removexattr lremovexattr fremovexattr removexattrat file_getattr \
+         file_setattr",
     ),
     allow(
         "memory of the process itself",
-        "mmap mmap2 munmap mprotect mremap brk madvise mincore msync mlock mlock2 munlock mlockall munlockall \
-         remap_file_pages memfd_create memfd_secret pkey_mprotect pkey_alloc pkey_free mseal map_shadow_stack \
-         membarrier",
+        "mmap mmap2 munmap mprotect mremap brk madvise mincore msync mlock mlock2 munlock mlockall \
+         munlockall remap_file_pages memfd_create memfd_secret pkey_mprotect pkey_alloc pkey_free mseal \
+         map_shadow_stack membarrier",
     ),
     allow(
         "placement of memory; other processes only where ptrace would be let through",
@@ -226,52 +236,53 @@ pub(super) const GROUPS: &[Group] = &[
     allow(
         "processes and threads; limited by the pid namespace and the cgroup",
         "fork vfork execve execveat exit exit_group wait4 waitpid waitid kill tkill tgkill pidfd_open \
-         pidfd_send_signal set_tid_address set_robust_list get_robust_list rseq restart_syscall arch_prctl prctl \
-         set_thread_area get_thread_area",
+         pidfd_send_signal set_tid_address set_robust_list get_robust_list rseq restart_syscall arch_prctl \
+         prctl set_thread_area get_thread_area",
     ),
     allow(
         "who am I; changes are refused by the kernel without capabilities",
-        "getpid getppid gettid getpgid getpgrp getsid setpgid setsid getuid geteuid getgid getegid getresuid \
-         getresgid getgroups setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid \
-         getuid32 geteuid32 getgid32 getegid32 getresuid32 getresgid32 getgroups32 setuid32 setgid32 setreuid32 \
-         setregid32 setresuid32 setresgid32 setgroups32 setfsuid32 setfsgid32 capget capset",
+        "getpid getppid gettid getpgid getpgrp getsid setpgid setsid getuid geteuid getgid getegid \
+         getresuid getresgid getgroups setuid setgid setreuid setregid setresuid setresgid setgroups \
+         setfsuid setfsgid getuid32 geteuid32 getgid32 getegid32 getresuid32 getresgid32 getgroups32 \
+         setuid32 setgid32 setreuid32 setregid32 setresuid32 setresgid32 setgroups32 setfsuid32 setfsgid32 \
+         capget capset",
     ),
     allow(
         "signals",
         "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigtimedwait_time64 \
-         rt_sigqueueinfo rt_tgsigqueueinfo rt_sigsuspend sigaltstack signal sigaction sgetmask ssetmask sigsuspend \
-         sigpending sigreturn sigprocmask signalfd signalfd4 pause",
+         rt_sigqueueinfo rt_tgsigqueueinfo rt_sigsuspend sigaltstack signal sigaction sgetmask ssetmask \
+         sigsuspend sigpending sigreturn sigprocmask signalfd signalfd4 pause",
     ),
     allow(
         "waiting",
-        "poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 epoll_create epoll_create1 epoll_ctl \
-         epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 futex futex_time64 futex_waitv futex_wake futex_wait \
-         futex_requeue",
+        "poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 epoll_create epoll_create1 \
+         epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 futex futex_time64 futex_waitv \
+         futex_wake futex_wait futex_requeue",
     ),
     allow(
         "time: reading, sleeping, timers of one's own",
-        "time gettimeofday times clock_gettime clock_gettime64 clock_getres clock_getres_time64 clock_nanosleep \
-         clock_nanosleep_time64 nanosleep alarm getitimer setitimer timer_create timer_settime timer_settime64 \
-         timer_gettime timer_gettime64 timer_getoverrun timer_delete timerfd_create timerfd_settime \
-         timerfd_settime64 timerfd_gettime timerfd_gettime64",
+        "time gettimeofday times clock_gettime clock_gettime64 clock_getres clock_getres_time64 \
+         clock_nanosleep clock_nanosleep_time64 nanosleep alarm getitimer setitimer timer_create \
+         timer_settime timer_settime64 timer_gettime timer_gettime64 timer_getoverrun timer_delete \
+         timerfd_create timerfd_settime timerfd_settime64 timerfd_gettime timerfd_gettime64",
     ),
     allow(
         "scheduling and limits; raising needs capabilities or a limit that is zero",
-        "sched_yield sched_setparam sched_getparam sched_setscheduler sched_getscheduler sched_get_priority_max \
-         sched_get_priority_min sched_rr_get_interval sched_rr_get_interval_time64 sched_setaffinity \
-         sched_getaffinity sched_setattr sched_getattr getpriority setpriority nice ioprio_set ioprio_get getrlimit \
-         ugetrlimit setrlimit prlimit64 getrusage getcpu",
+        "sched_yield sched_setparam sched_getparam sched_setscheduler sched_getscheduler \
+         sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_rr_get_interval_time64 \
+         sched_setaffinity sched_getaffinity sched_setattr sched_getattr getpriority setpriority nice \
+         ioprio_set ioprio_get getrlimit ugetrlimit setrlimit prlimit64 getrusage getcpu",
     ),
     allow(
         "pipes and sockets that are already open; reach is limited by the network namespace",
-        "pipe pipe2 connect accept accept4 bind listen shutdown getsockname getpeername setsockopt getsockopt sendto \
-         sendmsg sendmmsg recvfrom recvmsg recvmmsg recvmmsg_time64",
+        "pipe pipe2 connect accept accept4 bind listen shutdown getsockname getpeername setsockopt \
+         getsockopt sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg recvmmsg_time64",
     ),
     allow(
         "System V and POSIX IPC; limited by the IPC namespace",
-        "ipc shmget shmat shmctl shmdt semget semop semctl semtimedop semtimedop_time64 msgget msgsnd msgrcv msgctl \
-         mq_open mq_unlink mq_timedsend mq_timedsend_time64 mq_timedreceive mq_timedreceive_time64 mq_notify \
-         mq_getsetattr",
+        "ipc shmget shmat shmctl shmdt semget semop semctl semtimedop semtimedop_time64 msgget msgsnd \
+         msgrcv msgctl mq_open mq_unlink mq_timedsend mq_timedsend_time64 mq_timedreceive \
+         mq_timedreceive_time64 mq_notify mq_getsetattr",
     ),
     allow(
         "asynchronous file I/O of POSIX aio libraries",
@@ -281,7 +292,8 @@ pub(super) const GROUPS: &[Group] = &[
     allow("facts about the system", "uname sysinfo getrandom"),
     allow(
         "walls that a process builds around itself",
-        "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self lsm_get_self_attr lsm_list_modules",
+        "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self lsm_get_self_attr \
+         lsm_list_modules",
     ),
     allow("the kernel itself refuses it outside its own trampoline", "uretprobe uprobe"),
     allow("debuggers, tracers and sanitizers; reaches only the pid namespace", "ptrace"),

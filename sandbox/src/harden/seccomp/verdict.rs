@@ -1,8 +1,8 @@
 //! What the filter says to a syscall: an [`Answer`], at once or after looking at arguments.
 //!
 //! A [`Verdict::ByArgument`] is a list of clauses, tried in order. A clause is a conjunction of conditions
-//! `(args[arg] as u32) & mask == value`; the first one that holds decides, else `otherwise` does. This is all that the
-//! profile needs: "any of these bits" is written as "none of them: allow; otherwise: refuse".
+//! `(args[arg] as u32) & mask == value`; the first one that holds decides, else `otherwise` does. This is all
+//! that the profile needs: "any of these bits" is written as "none of them: allow; otherwise: refuse".
 //!
 //! Invariant: `arg` is below six (a test checks the rules; the compiler refuses others).
 
