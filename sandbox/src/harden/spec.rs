@@ -32,7 +32,7 @@ pub struct HardeningSpec {
     pub core_bytes_max: u64,
     /// Largest file that the action may write; `None` leaves the host's limit.
     pub file_bytes_max: Option<u64>,
-    /// Most descriptors of one process, soft and hard; `None` takes the table's.
+    /// Most descriptors of one process (the hard limit; the soft one is at most 1024); `None` takes the table's.
     pub open_files_max: Option<u64>,
 }
 

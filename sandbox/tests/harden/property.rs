@@ -215,8 +215,7 @@ fn binary_search_beats_a_chain() {
         .count();
     let (longest, sum) = (steps.iter().max().unwrap(), steps.iter().sum::<usize>());
     println!(
-        "binary search: {} instructions, longest path {longest}, mean {:.1}; chain: at least {} instructions, \
-         mean path {}",
+        "binary search: {} instructions, longest path {longest}, mean {:.1}; chain: {} or more, mean path {}",
         program.instructions().len(),
         sum as f64 / named.len() as f64,
         4 + 2 * chained,
