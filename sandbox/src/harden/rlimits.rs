@@ -37,6 +37,19 @@ impl Resource {
     pub const fn number(self) -> u32 {
         self as u32
     }
+
+    /// Its name in getrlimit(2).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Resource::FileBytes => "RLIMIT_FSIZE",
+            Resource::CoreBytes => "RLIMIT_CORE",
+            Resource::OpenFiles => "RLIMIT_NOFILE",
+            Resource::LockedBytes => "RLIMIT_MEMLOCK",
+            Resource::QueueBytes => "RLIMIT_MSGQUEUE",
+            Resource::Nice => "RLIMIT_NICE",
+            Resource::RealtimePriority => "RLIMIT_RTPRIO",
+        }
+    }
 }
 
 /// A soft and a hard limit.

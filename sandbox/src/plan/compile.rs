@@ -6,7 +6,7 @@
 use super::{Op, Phase, Plan, TREES_MAX, Tree};
 use crate::harden::landlock::LandlockPlan;
 use crate::harden::seccomp::{Program, SeccompError};
-use crate::harden::{Enforcement, Level, capabilities, rlimits};
+use crate::harden::{Enforcement, Level, rlimits};
 use crate::host::{EntryKind, Features, HostEntry};
 use crate::spec::{HostMount, Network, RootView, SandboxSpec};
 use crate::sys::mount::attr;
@@ -277,7 +277,6 @@ fn action(plan: &mut Plan, spec: &SandboxSpec, features: &Features) -> Result<En
     push(Op::SetIds { uid: spec.identity.uid, gid: spec.identity.uid });
     push(Op::DropCapabilities);
     push(Op::NoNewPrivileges);
-    let _ = capabilities::name;
     if spec.hardening.seccomp != Level::Off {
         match (&features.seccomp, spec.hardening.seccomp) {
             (crate::host::Support::Yes, _) => {

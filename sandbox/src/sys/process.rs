@@ -328,3 +328,10 @@ pub fn landlock_restrict(ruleset: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: landlock_restrict_self(2) takes integers only.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
 }
+
+/// Leaves the mount namespace, and with `user` the user namespace as well. For the start of a single-threaded `main`.
+pub fn unshare_at_start(user: bool) -> Result<()> {
+    let flags = libc::CLONE_NEWNS | if user { libc::CLONE_NEWUSER } else { 0 };
+    // SAFETY: unshare(2) takes an integer; namespaces do not touch memory or descriptors.
+    check(i64::from(unsafe { libc::unshare(flags) })).map(drop)
+}

@@ -1,0 +1,178 @@
+//! Seats: the places in which sandboxes can be. A seat has ids outside, a cgroup, and the zygote that clones into it.
+//!
+//! Ids: `0x7000_0000 + 64 × pid of the zygote + 2 × place`, init first, then its actions. Pids are below 2^22 and
+//! unique while the zygote lives, so that no two sandboxes of one host share an id, whatever daemons run on it. (The
+//! range up to `0x7fff_ffff` is used by nobody else; see "Users, Groups, UIDs and GIDs on systemd systems".) A zygote
+//! serves 32 seats; then another one is forked.
+//!
+//! cgroup v1: moving a process costs a grace period of several milliseconds each time, so nobody is moved. Each seat
+//! has a zygote of its own that was moved once, and everything that it clones starts in the seat's cgroup.
+use crate::cgroup::{CgroupTree, Slot};
+use crate::runtime::SandboxError;
+use crate::zygote::{OuterIds, Zygote};
+use rustix::process::Pid;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Seats that one zygote serves.
+const SEATS_PER_ZYGOTE: u32 = 32;
+/// Start of the range of ids.
+const ID_BASE: u32 = 0x7000_0000;
+/// Ids for each zygote.
+const IDS_PER_ZYGOTE: u32 = 64;
+
+/// A place for one sandbox.
+#[derive(Debug)]
+pub struct Seat {
+    /// Its number.
+    pub(crate) index: usize,
+    /// Its ids outside.
+    pub(crate) ids: OuterIds,
+    /// Clones into it.
+    pub(crate) zygote: Arc<Zygote>,
+    /// Its cgroup, where there are any.
+    pub(crate) cgroup: Option<Slot>,
+    zygote_place: Option<u32>,
+}
+
+impl Seat {
+    /// The id of its actions outside: the owner of what they write.
+    #[must_use]
+    pub fn action_id(&self) -> u32 {
+        self.ids.action
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+}
+
+#[derive(Debug)]
+struct SharedZygote {
+    zygote: Arc<Zygote>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    shared: Vec<SharedZygote>,
+    free_indexes: Vec<usize>,
+    next_index: usize,
+}
+
+/// Hands out seats.
+#[derive(Debug)]
+pub struct Seats {
+    zygote: Arc<Zygote>,
+    tree: Option<CgroupTree>,
+    privileged: bool,
+    state: Mutex<State>,
+}
+
+impl Seats {
+    pub(crate) fn new(zygote: Arc<Zygote>, tree: Option<CgroupTree>, privileged: bool) -> Self {
+        let first = SharedZygote { zygote: zygote.clone(), free: places() };
+        let state = State { shared: vec![first], ..State::default() };
+        Seats { zygote, tree, privileged, state: Mutex::new(state) }
+    }
+
+    /// Takes a free seat, or makes one.
+    ///
+    /// # Errors
+    /// [`SandboxError`], when its cgroup or zygote cannot be made.
+    pub fn take(&self) -> Result<Seat, SandboxError> {
+        let index = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match state.free_indexes.pop() {
+                Some(index) => index,
+                None => {
+                    state.next_index += 1;
+                    state.next_index - 1
+                }
+            }
+        };
+        self.make(index).inspect_err(|_| self.free_index(index))
+    }
+
+    fn make(&self, index: usize) -> Result<Seat, SandboxError> {
+        let mut cgroup = match &self.tree {
+            Some(tree) => Some(tree.slot(index)?),
+            None => None,
+        };
+        let own_zygote = cgroup.as_ref().is_some_and(Slot::needs_v1_attach);
+        let (zygote, place) = if own_zygote { (Arc::new(self.zygote.fork()?), None) } else { self.share()? };
+        if let (true, Some(slot), Some(pid)) = (own_zygote, &cgroup, Pid::from_raw(zygote.pid().cast_signed())) {
+            slot.attach_v1(pid)?;
+        }
+        let ids = self.ids(&zygote, place.unwrap_or(0));
+        if let (Some(slot), true) = (&mut cgroup, self.privileged) {
+            slot.delegate_to(ids.init, ids.init)?;
+        }
+        Ok(Seat { index, ids, zygote, cgroup, zygote_place: place })
+    }
+
+    fn ids(&self, zygote: &Zygote, place: u32) -> OuterIds {
+        if !self.privileged {
+            // The only id of the ordinary user's namespace.
+            return OuterIds { init: 0, action: 0 };
+        }
+        let first = ID_BASE + zygote.pid() % (1 << 22) * IDS_PER_ZYGOTE + 2 * place;
+        OuterIds { init: first, action: first + 1 }
+    }
+
+    fn share(&self) -> Result<(Arc<Zygote>, Option<u32>), SandboxError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for shared in &mut state.shared {
+            if let Some(place) = shared.free.pop() {
+                return Ok((shared.zygote.clone(), Some(place)));
+            }
+        }
+        let zygote = Arc::new(self.zygote.fork()?);
+        let mut free = places();
+        let place = free.pop();
+        state.shared.push(SharedZygote { zygote: zygote.clone(), free });
+        Ok((zygote, place))
+    }
+
+    /// Gives a seat back whose sandbox is gone.
+    ///
+    /// # Errors
+    /// [`SandboxError::Cgroup`] with directories that cannot be removed yet; the seat's number is then not used again.
+    pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
+        let Seat { index, zygote, cgroup, zygote_place, .. } = seat;
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(place) = zygote_place {
+                if let Some(shared) = state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.zygote, &zygote)) {
+                    shared.free.push(place);
+                }
+            }
+        }
+        // A zygote of its own ends here, before its cgroup is removed.
+        drop(zygote);
+        if let Some(slot) = cgroup {
+            slot.destroy()?;
+        }
+        self.free_index(index);
+        Ok(())
+    }
+
+    fn free_index(&self, index: usize) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).free_indexes.push(index);
+    }
+
+    pub(crate) fn stop(self) -> Result<(), SandboxError> {
+        let Seats { zygote, tree, state, .. } = self;
+        drop(state);
+        drop(zygote);
+        match tree {
+            Some(tree) => Ok(tree.destroy()?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn places() -> Vec<u32> {
+    (0..SEATS_PER_ZYGOTE).rev().collect()
+}
