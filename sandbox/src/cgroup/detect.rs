@@ -7,11 +7,13 @@
 //! | `V1` | no | v1 | none; CPU time from cpuacct |
 //! | `None` | no | none | none |
 //!
-//! A controller is in v2 or in one v1 hierarchy, never in both; each is looked up where it is. Probing changes nothing,
-//! save that it may make and remove one empty v2 group where no other group shows which files groups have.
+//! A controller is in v2 or in one v1 hierarchy, never in both; each is looked up where it is. Probing
+//! changes nothing, save that it may make and remove one empty v2 group where no other group shows which
+//! files groups have.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Access, AtFlags, CWD};
 
@@ -180,8 +182,9 @@ impl CgroupHost {
         }
     }
 
-    /// Moving a process into a v1 group waits for an RCU grace period (5 to 20 ms on an idle machine) unless the
-    /// hierarchies favor dynamic modifications (Linux 6.0). The command that makes them do, if that applies here.
+    /// Moving a process into a v1 group waits for an RCU grace period (5 to 20 ms on an idle machine)
+    /// unless the hierarchies favor dynamic modifications (Linux 6.0). The command that makes them do, if
+    /// that applies here.
     pub fn dynmods_hint(&self) -> Option<String> {
         if self.v1.is_empty() { None } else { self.remount.clone() }
     }
@@ -305,24 +308,28 @@ struct GroupFiles {
 
 impl GroupFiles {
     fn look(place: &Place) -> Self {
+        static PROBES: AtomicU32 = AtomicU32::new(0);
         if place.dir.join("cgroup.events").exists() {
             return Self::of(&place.dir);
         }
-        let entries = std::fs::read_dir(&place.dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        if let Some(group) = entries.into_iter().find(|path| path.join("cgroup.events").exists()) {
-            return Self::of(&group);
-        }
-        let name = super::tree_name(&ProcessIdentity::current(), "probe");
-        let group = place.dir.join(name);
-        if rustix::fs::mkdir(&group, rustix::fs::Mode::from_raw_mode(0o755)).is_err() {
-            return Self::default();
-        }
+        // Groups of others come and go: one of our own is looked at first.
+        let label = format!("probe-{}", PROBES.fetch_add(1, Ordering::Relaxed));
+        let group = place.dir.join(super::tree_name(&ProcessIdentity::current(), &label));
+        let is_made = rustix::fs::mkdir(&group, rustix::fs::Mode::from_raw_mode(0o755)).is_ok();
         let found = Self::of(&group);
-        let _ = rustix::fs::rmdir(&group);
-        found
+        if is_made {
+            let _ = rustix::fs::rmdir(&group);
+        }
+        if found.events {
+            return found;
+        }
+        let entries = std::fs::read_dir(&place.dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let group = entries.into_iter().find(|path| path.join("cgroup.events").exists());
+        group.map(|group| Self::of(&group)).unwrap_or_default()
     }
 
-    /// Where the group at hand has no memory controller (yet), the kernel's release answers for `memory.peak`.
+    /// Where the group at hand has no memory controller (yet), the kernel's release answers for
+    /// `memory.peak`.
     fn of(group: &Path) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let has = |name: &str| group.join(name).exists();

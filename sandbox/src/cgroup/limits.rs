@@ -1,7 +1,7 @@
 //! What an action may use. Plain data: no file of any cgroup version is named here.
 //!
-//! `None` means unlimited. Swap is not a limit of its own: as soon as `memory_bytes_max` is set, swap is zero, because
-//! a limit on memory without one on swap lets an action exceed it.
+//! `None` means unlimited. Swap is not a limit of its own: as soon as `memory_bytes_max` is set, swap is
+//! zero, because a limit on memory without one on swap lets an action exceed it.
 
 use super::CgroupError;
 
@@ -9,7 +9,8 @@ use super::CgroupError;
 const PIDS_MAX: u32 = 4_194_304;
 /// One pebibyte: beyond any machine, and far below what the kernel's page counter can hold.
 const MEMORY_BYTES_MAX: u64 = 1 << 50;
-/// The kernel refuses a quota below one millisecond; our period is 100 ms (kernel/sched/core.c, `min_cfs_quota_period`).
+/// The kernel refuses a quota below one millisecond; our period is 100 ms (kernel/sched/core.c,
+/// `min_cfs_quota_period`).
 const CPU_MILLI_MIN: u32 = 10;
 /// Ten thousand cores.
 const CPU_MILLI_MAX: u32 = 10_000_000;

@@ -1,8 +1,9 @@
 //! What an action used, read from descriptors that stay open.
 //!
-//! Counters of a group only grow, and a group outlives an action: a run's usage is the difference to the values at the
-//! last [`Meter::rebase`]. A peak is not a counter; it is reset where the kernel can (v1 always; v2 from Linux 6.12,
-//! where the reset holds for one open descriptor only), and else known only if the run went above the old peak.
+//! Counters of a group only grow, and a group outlives an action: a run's usage is the difference to the
+//! values at the last [`Meter::rebase`]. A peak is not a counter; it is reset where the kernel can (v1
+//! always; v2 from Linux 6.12, where the reset holds for one open descriptor only), and else known only if
+//! the run went above the old peak.
 //!
 //! Reading allocates nothing while all goes well: one `pread` into a stack buffer a file.
 
@@ -215,8 +216,8 @@ impl Meter {
 }
 
 impl Peak {
-    /// From Linux 6.12 the file is writable; before, opening it so fails even for root on a read-only inode, or the
-    /// first write does.
+    /// From Linux 6.12 the file is writable; before, opening it so fails even for root on a read-only
+    /// inode, or the first write does.
     fn open_v2(group: &Cgroup<Leaf>) -> Result<Option<Self>, CgroupError> {
         if let Ok(Some(counter)) = Counter::open_with(group, "memory.peak", OFlags::RDWR) {
             let peak = Self { counter, resettable: true };

@@ -13,17 +13,18 @@
 //! [`CgroupHost::probe`] says what this host gives. [`CgroupTree::create`] makes our top directories, one
 //! [`CgroupTree::slot`] serves one sandbox, [`sweep_stale`] removes what a killed predecessor left.
 //!
-//! On v1 a slot is one directory for init and action, because moving a process costs an RCU grace period (5 to 20 ms);
-//! so the init is moved once, and what it starts is there already.
+//! On v1 a slot is one directory for init and action, because moving a process costs an RCU grace period (5
+//! to 20 ms); so the init is moved once, and what it starts is there already.
 //!
-//! Invariants: a limit that was asked for and cannot be applied is an error; every written value is read back; only a
-//! [`Cgroup<Leaf>`] admits a process; we remove only directories that bear our own name; no `Drop` here waits.
+//! Invariants: a limit that was asked for and cannot be applied is an error; every written value is read
+//! back; only a [`Cgroup<Leaf>`] admits a process; we remove only directories that bear our own name; no
+//! `Drop` here waits.
 //!
-//! Limits: no io limits; no v1 freezer (a pure v1 host has neither kill nor freeze, and the sandbox's init must kill);
-//! v1 has no `memory.high`. Groups are never threaded.
+//! Limits: no io limits; no v1 freezer (a pure v1 host has neither kill nor freeze, and the sandbox's init
+//! must kill); v1 has no `memory.high`. Groups are never threaded.
 //!
-//! With the mount option `nsdelegate`, an init that lives in a cgroup namespace rooted at its `init` leaf can't start
-//! processes in `action`: unshare that namespace from the slot, or not at all.
+//! With the mount option `nsdelegate`, an init that lives in a cgroup namespace rooted at its `init` leaf
+//! can't start processes in `action`: unshare that namespace from the slot, or not at all.
 
 mod detect;
 mod error;
@@ -52,7 +53,7 @@ pub use node::{Branch, Cgroup, Fresh, Leaf};
 pub use place::{Place, Room};
 pub use process::ProcessIdentity;
 pub use slot::Slot;
-pub use sweep::sweep_stale;
+pub use sweep::{remove_quarantined, sweep_stale};
 pub use tree::CgroupTree;
 
 use std::sync::OnceLock;
@@ -102,7 +103,8 @@ impl Controller {
     }
 }
 
-/// The name of a tree made by a process: the pid namespace is part of it, because a pid means nothing outside.
+/// The name of a tree made by a process: the pid namespace is part of it, because a pid means nothing
+/// outside.
 fn tree_name(owner: &ProcessIdentity, label: &str) -> String {
     let namespace = process::pid_namespace().unwrap_or(0);
     format!("{TREE_PREFIX}{}-{}-{namespace}.{label}", owner.pid, owner.start_ticks)

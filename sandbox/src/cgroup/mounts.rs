@@ -1,8 +1,9 @@
 //! Where the cgroup hierarchies are mounted, and where in them this process lives.
 //!
-//! Two texts are read: `/proc/self/mountinfo` (which hierarchies are mounted, and which part of each: the *root* field)
-//! and `/proc/self/cgroup` (our path in each). In a container the mounted root may be our own cgroup, or one above it;
-//! our directory is `mount point + (our path - root)`. If our path is not below the mounted root, there is none.
+//! Two texts are read: `/proc/self/mountinfo` (which hierarchies are mounted, and which part of each: the
+//! *root* field) and `/proc/self/cgroup` (our path in each). In a container the mounted root may be our own
+//! cgroup, or one above it; our directory is `mount point + (our path - root)`. If our path is not below
+//! the mounted root, there is none.
 
 use std::path::{Path, PathBuf};
 

@@ -7,12 +7,13 @@
 //!     └─────────────────────────────────► Leaf     has processes, never children
 //! ```
 //!
-//! cgroup v2 forbids processes in a group that gives controllers to its children ("no internal processes"); the types
-//! say it before the kernel does. On v1 the rule does not exist, and we keep to it all the same, so that a directory's
-//! own limits always cover exactly one sandbox.
+//! cgroup v2 forbids processes in a group that gives controllers to its children ("no internal processes");
+//! the types say it before the kernel does. On v1 the rule does not exist, and we keep to it all the same,
+//! so that a directory's own limits always cover exactly one sandbox.
 //!
-//! Invariants: the directory was made by us (or is the place where our tree stands); a descriptor of it is open, so
-//! control files are opened relative to it. Dropping a node does not remove the directory: [`Cgroup::remove`] does.
+//! Invariants: the directory was made by us (or is the place where our tree stands); a descriptor of it is
+//! open, so control files are opened relative to it. Dropping a node does not remove the directory:
+//! [`Cgroup::remove`] does.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -44,8 +45,8 @@ pub struct Cgroup<S> {
     _state: S,
 }
 
-/// How often, and how far apart, a busy directory is tried again: about a quarter of a second. A group stays busy
-/// while zombies or exiting tasks are in it.
+/// How often, and how far apart, a busy directory is tried again: about a quarter of a second. A group
+/// stays busy while zombies or exiting tasks are in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Patience {
     /// Try once; for `Drop`, which must not block.
@@ -75,7 +76,8 @@ impl Cgroup<Branch> {
 }
 
 impl Cgroup<Fresh> {
-    /// Gives `controllers` to the children of this group (v2; pass none on v1). Gives the group back on failure.
+    /// Gives `controllers` to the children of this group (v2; pass none on v1). Gives the group back on
+    /// failure.
     ///
     /// # Errors
     /// The failed write, with the group, unchanged.
@@ -93,8 +95,8 @@ impl Cgroup<Fresh> {
 }
 
 impl Cgroup<Leaf> {
-    /// Moves a process, with all its threads, into this group. Where `favordynmods` is off this waits for an RCU
-    /// grace period: prefer `CLONE_INTO_CGROUP` with [`Cgroup::fd`] on v2.
+    /// Moves a process, with all its threads, into this group. Where `favordynmods` is off this waits for
+    /// an RCU grace period: prefer `CLONE_INTO_CGROUP` with [`Cgroup::fd`] on v2.
     ///
     /// # Errors
     /// [`CgroupError::Io`]: `ESRCH` if it is gone, `EACCES` if we may not move it.
@@ -148,8 +150,8 @@ impl<S> Cgroup<S> {
         read_file(&self.path.join(name))
     }
 
-    /// Gives the group's `cgroup.procs` to `uid:gid`, who may then start processes here. Directory and limits stay
-    /// ours.
+    /// Gives the group's `cgroup.procs` to `uid:gid`, who may then start processes here. Directory and
+    /// limits stay ours.
     pub(super) fn admit(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
         let (owner, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
@@ -168,7 +170,8 @@ impl<S> Cgroup<S> {
     }
 }
 
-/// Turns controllers on for the children of a group, one write each so that the error names the one that failed.
+/// Turns controllers on for the children of a group, one write each so that the error names the one that
+/// failed.
 pub(super) fn enable<S>(group: &Cgroup<S>, controllers: &[Controller]) -> Result<(), CgroupError> {
     let enabled = if controllers.is_empty() { vec![] } else { subtree_control(group.path())? };
     for controller in controllers.iter().filter(|controller| !enabled.contains(controller)) {

@@ -1,8 +1,8 @@
 //! Pure parsers of cgroup control files, of both versions.
 //!
-//! Most of these files are *flat keyed*: one `key value` pair a line. Kernels add keys over time, so an unknown key is
-//! skipped, a missing one is `None`, and a value that is not a number counts as missing. Nothing here panics or does
-//! I/O; deciding whether a missing field is an error is the caller's.
+//! Most of these files are *flat keyed*: one `key value` pair a line. Kernels add keys over time, so an
+//! unknown key is skipped, a missing one is `None`, and a value that is not a number counts as missing.
+//! Nothing here panics or does I/O; deciding whether a missing field is an error is the caller's.
 
 use super::Controller;
 
@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn pressures() {
-        let full = "some avg10=1.50 avg60=0.25 avg300=0.00 total=123\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let full = "some avg10=1.50 avg60=0.25 avg300=0.00 total=123\n\
+                    full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         let found = pressure(full);
         assert_eq!(found.some, Some(PressureLine { avg10: 1.5, avg60: 0.25, avg300: 0.0, total_us: 123 }));
         assert_eq!(found.full.map(|line| line.total_us), Some(7));

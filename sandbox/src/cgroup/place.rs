@@ -5,16 +5,17 @@
 //!            ├─ fulgurite-…            ◄ Room::Ready
 //!            └─ own                    own: the group that we were started in
 //!                └─ fulgurite-…        ◄ Room::Enable (own is the root or empty) or Room::Evacuate
-//!                    └─ daemon         where our own processes go before own gives controllers to its children
+//!                    └─ daemon         where our own processes go first
 //! ```
 //!
-//! Our own group comes first whenever it gives us any controller, so that whatever limits the operator put around us
-//! go on holding for the actions too. Only then the ancestors, nearest first, and of them we only ever *use* what is
-//! enabled: `cgroup.subtree_control` is written solely in groups that were delegated to us (owned by our uid; or we are
-//! root, and systemd's `delegate` attribute says so, or there is no systemd, or it is the root of a container).
+//! Our own group comes first whenever it gives us any controller, so that whatever limits the operator put
+//! around us go on holding for the actions too. Only then the ancestors, nearest first, and of them we only
+//! ever *use* what is enabled: `cgroup.subtree_control` is written solely in groups that were delegated to
+//! us (owned by our uid; or we are root, and systemd's `delegate` attribute says so, or there is no
+//! systemd, or it is the root of a container).
 //!
-//! To move a process, its owner must be able to write `cgroup.procs` of the common ancestor of source and target: that
-//! is why a directory that can be written is not enough. Nothing here changes the system.
+//! To move a process, its owner must be able to write `cgroup.procs` of the common ancestor of source and
+//! target: that is why a directory that can be written is not enough. Nothing here changes the system.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,8 @@
 //! Facts about processes that name and guard our trees: who is alive, who is ours.
 //!
-//! A tree is named after the process that made it (pid, start time in clock ticks since boot, pid namespace), so that
-//! a successor can tell a dead owner from a live one even when the pid has been used again.
+//! A tree is named after the process that made it (pid, start time in clock ticks since boot, pid
+//! namespace), so that a successor can tell a dead owner from a live one even when the pid has been used
+//! again.
 
 use std::fs;
 
@@ -22,7 +23,8 @@ pub(super) struct ProcStat {
     pub start_ticks: u64,
 }
 
-/// Parses `/proc/<pid>/stat`. The command name may hold spaces and parentheses, so fields count from the last one.
+/// Parses `/proc/<pid>/stat`. The command name may hold spaces and parentheses, so fields count from the
+/// last one.
 pub(super) fn proc_stat(text: &str) -> Option<ProcStat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -55,8 +57,8 @@ pub(super) fn pid_namespace() -> Option<u64> {
     link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether a process is ours to move: ourselves, a descendant, or an ancestor that runs the same program (the daemon,
-/// seen from its zygote).
+/// Whether a process is ours to move: ourselves, a descendant, or an ancestor that runs the same program
+/// (the daemon, seen from its zygote).
 pub(super) fn is_ours(pid: u32) -> bool {
     let me = std::process::id();
     let same_program = || {

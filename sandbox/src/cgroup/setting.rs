@@ -1,7 +1,7 @@
 //! One control file to write, and how to know that the kernel took it.
 //!
-//! The drivers turn a change of limits into a list of settings, purely; here they are carried out. Order in the list
-//! is order of writing.
+//! The drivers turn a change of limits into a list of settings, purely; here they are carried out. Order in
+//! the list is order of writing.
 
 use super::node::{Cgroup, Leaf};
 use super::{CgroupError, Controller, page_bytes};

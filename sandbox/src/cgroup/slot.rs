@@ -1,18 +1,19 @@
 //! The groups of one sandbox: made once, used by many actions one after the other.
 //!
 //! ```text
-//!   slot ──► set_limits ──► (init clones the action into action_leaf_fd) ──► kill_action ──► wait_quiet ──► usage
-//!             ▲                                                                                             │
-//!             └────────────── rebase, or renew_action_leaf where resets_peak() is false ◄───────────────────┘
+//!   slot ─► set_limits ─► (init clones the action into action_leaf_fd) ─► kill_action ─► wait_quiet ─► usage
+//!               ▲                                                                                       │
+//!               └─────────── rebase, or renew_action_leaf where resets_peak() is false ◄────────────────┘
 //! ```
 //!
-//! Invariants: the limits that [`Slot::limits`] shows are the limits that the kernel showed; after a failed write they
-//! count as unknown, and the next call writes all of them. Dropping a slot tries once to remove its directories and
-//! never waits: [`Slot::destroy`] does.
+//! Invariants: the limits that [`Slot::limits`] shows are the limits that the kernel showed; after a failed
+//! write they count as unknown, and the next call writes all of them. Dropping a slot tries once to remove
+//! its directories and never waits: [`Slot::destroy`] does.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,6 +29,9 @@ use super::{Availability, CgroupError, CgroupHost, Controller, Limits, Missing, 
 const INIT: &str = "init";
 /// Name of the leaf of the action.
 const ACTION: &str = "action";
+/// The longest sleep in one poll: should another reader of `cgroup.events` take the notice away, this is
+/// what is lost.
+const POLL_MAX: Duration = Duration::from_millis(100);
 
 /// The groups of one sandbox.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ pub struct Slot {
     index: usize,
     v2: Option<V2Slot>,
     v1: Vec<V1Slot>,
-    host: CgroupHost,
+    host: Arc<CgroupHost>,
     /// `None` after a failed change: then nobody knows.
     limits: Option<Limits>,
     owner: Option<(u32, u32)>,
@@ -68,7 +72,7 @@ struct V1Slot {
 impl Slot {
     pub(super) fn create(
         index: usize,
-        host: &CgroupHost,
+        host: &Arc<CgroupHost>,
         v2_top: Option<(&Cgroup<Branch>, &[Controller])>,
         v1_tops: &[(Cgroup<Branch>, Vec<Controller>)],
     ) -> Result<Self, CgroupError> {
@@ -77,7 +81,7 @@ impl Slot {
             index,
             v2: None,
             v1: Vec::with_capacity(v1_tops.len()),
-            host: host.clone(),
+            host: Arc::clone(host),
             limits: Some(Limits::default()),
             owner: None,
             meter: Meter::default(),
@@ -108,8 +112,9 @@ impl Slot {
     /// Makes `limits` hold for the action: writes what differs and reads it back.
     ///
     /// # Errors
-    /// [`CgroupError::InvalidLimit`] and [`CgroupError::LimitUnavailable`] before anything is written; afterwards what
-    /// the kernel refused (v1 gives `EBUSY` for a memory limit below what is used and cannot be reclaimed).
+    /// [`CgroupError::InvalidLimit`] and [`CgroupError::LimitUnavailable`] before anything is written;
+    /// afterwards what the kernel refused (v1 gives `EBUSY` for a memory limit below what is used and
+    /// cannot be reclaimed).
     pub fn set_limits(&mut self, limits: &Limits) -> Result<(), CgroupError> {
         limits.validate()?;
         if self.limits.as_ref() == Some(limits) {
@@ -152,8 +157,8 @@ impl Slot {
         !self.v1.is_empty()
     }
 
-    /// Moves the sandbox's init into every v1 hierarchy used. What it starts afterwards is there too. Costs a grace
-    /// period for each hierarchy unless `favordynmods` is on.
+    /// Moves the sandbox's init into every v1 hierarchy used. What it starts afterwards is there too. Costs
+    /// a grace period for each hierarchy unless `favordynmods` is on.
     ///
     /// # Errors
     /// As [`Cgroup::attach`].
@@ -161,8 +166,9 @@ impl Slot {
         self.v1.iter().try_for_each(|group| group.leaf.attach(pid))
     }
 
-    /// Lets `uid:gid` start processes in the action leaf from within the init leaf: gives it `cgroup.procs` of both and
-    /// of their common parent, which is all that `CLONE_INTO_CGROUP` checks. Limits and directories stay ours.
+    /// Lets `uid:gid` start processes in the action leaf from within the init leaf: gives it `cgroup.procs`
+    /// of both and of their common parent, which is all that `CLONE_INTO_CGROUP` checks. Limits and
+    /// directories stay ours.
     ///
     /// # Errors
     /// As `chown(2)`.
@@ -176,7 +182,8 @@ impl Slot {
         Ok(())
     }
 
-    /// Sends SIGKILL to all of the action at once, fork-proof. `false`: not possible here, the init must do it.
+    /// Sends SIGKILL to all of the action at once, fork-proof. `false`: not possible here, the init must do
+    /// it.
     ///
     /// # Errors
     /// The failed write.
@@ -189,7 +196,8 @@ impl Slot {
         Ok(true)
     }
 
-    /// Asks the kernel to freeze the action; it is frozen once `cgroup.events` says so. `false`: not possible here.
+    /// Asks the kernel to freeze the action; it is frozen once `cgroup.events` says so. `false`: not
+    /// possible here.
     ///
     /// # Errors
     /// The failed write.
@@ -215,8 +223,8 @@ impl Slot {
         self.events().and_then(|events| events.frozen)
     }
 
-    /// Waits until no live process is in the action leaf, at most `timeout`. `false`: somebody still is, or nobody
-    /// knows ([`Slot::populated`] is `None`).
+    /// Waits until no live process is in the action leaf, at most `timeout`. `false`: somebody still is, or
+    /// nobody knows ([`Slot::populated`] is `None`).
     ///
     /// # Errors
     /// The failed `poll(2)`.
@@ -234,7 +242,8 @@ impl Slot {
             if left.is_zero() {
                 return Ok(false);
             }
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let nap = left.min(POLL_MAX);
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(nap.subsec_nanos()) };
             let mut files = [PollFd::new(&action.events, PollFlags::PRI)];
             match poll(&mut files, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -271,12 +280,12 @@ impl Slot {
         self.meter.resets_peak()
     }
 
-    /// Replaces the action leaf, which must be empty, by a new one with the same limits and owner. Descriptors from
-    /// [`Slot::action_leaf_fd`] that others hold are dead then. Does nothing on v1.
+    /// Replaces the action leaf, which must be empty, by a new one with the same limits and owner.
+    /// Descriptors from [`Slot::action_leaf_fd`] that others hold are dead then. Does nothing on v1.
     ///
     /// # Errors
-    /// [`CgroupError::Quarantined`] if the old leaf is still busy, and the slot is as it was; other errors leave it
-    /// unusable: destroy it.
+    /// [`CgroupError::Quarantined`] if the old leaf is still busy, and the slot is as it was; other errors
+    /// leave it unusable: destroy it.
     pub fn renew_action_leaf(&mut self) -> Result<(), CgroupError> {
         let Some(v2) = &mut self.v2 else { return Ok(()) };
         v2.action.leaf.remove(Patience::Bounded).map_err(|source| CgroupError::Quarantined {
@@ -296,7 +305,8 @@ impl Slot {
         self.open_meter()
     }
 
-    /// Removes the slot's directories; no process may be left in them. Waits up to a quarter of a second for each.
+    /// Removes the slot's directories; no process may be left in them. Waits up to a quarter of a second
+    /// for each.
     ///
     /// # Errors
     /// [`CgroupError::Quarantined`] with the directories that remain.

@@ -1,9 +1,9 @@
 //! Removing what a killed predecessor left behind, by our own names only.
 //!
-//! A directory is stale if its name is one that we give, of our pid namespace, and the process in it is gone (or the
-//! pid belongs to a process that started at another time). What still runs there is killed: by `cgroup.kill`, or where
-//! there is none by SIGKILL through a pidfd, after looking again whether the pid is still in the group, so that a pid
-//! used again is never hit. A tree that holds ourselves is left alone.
+//! A directory is stale if its name is one that we give, of our pid namespace, and the process in it is
+//! gone (or the pid belongs to a process that started at another time). What still runs there is killed: by
+//! `cgroup.kill`, or where there is none by SIGKILL through a pidfd, after looking again whether the pid is
+//! still in the group, so that a pid used again is never hit. A tree that holds ourselves is left alone.
 //!
 //! Limits: only the places where our own tree would stand are looked at.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::node::{Patience, remove_dir};
-use super::{CgroupHost, parse, parse_tree_name, process};
+use super::{CgroupHost, ProcessIdentity, parse, parse_tree_name, process};
 
 /// How often the processes of a stale v1 tree are killed again: they may be forking.
 const KILL_ROUNDS: usize = 20;
@@ -23,8 +23,18 @@ const DEPTH_MAX: usize = 16;
 
 /// Removes the trees of dead predecessors and says what was done, a line each.
 pub fn sweep_stale(host: &CgroupHost) -> Vec<String> {
+    // Where even we look dead, /proc does not tell who is alive.
+    if !ProcessIdentity::current().is_alive() {
+        return vec!["left all trees: /proc does not show who is alive".into()];
+    }
     let places = host.v2.iter().map(|place| &place.dir).chain(host.v1.iter().map(|place| &place.dir));
     places.flat_map(|place| stale_trees(place)).map(|tree| sweep_tree(&tree)).collect()
+}
+
+/// Tries once more to remove directories of [`super::CgroupError::Quarantined`], in their order; gives back
+/// those that are busy still.
+pub fn remove_quarantined(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    paths.into_iter().filter(|path| remove_dir(path, Patience::Once).is_err()).collect()
 }
 
 fn stale_trees(place: &Path) -> Vec<PathBuf> {

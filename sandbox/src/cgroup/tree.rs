@@ -1,14 +1,15 @@
 //! Our own top directory in every hierarchy that we use; the slots stand below it.
 //!
-//! Invariants: the directory's name says who made it, so that a successor can remove it ([`super::sweep_stale`]);
-//! where our own processes had to make room, they are moved back before the place is given up. Dropping a tree tries
-//! once to remove it and never waits: [`CgroupTree::destroy`] does.
+//! Invariants: the directory's name says who made it, so that a successor can remove it
+//! ([`super::sweep_stale`]); where our own processes had to make room, they are moved back before the place
+//! is given up. Dropping a tree tries once to remove it and never waits: [`CgroupTree::destroy`] does.
 //!
-//! Limits: where the place has to be evacuated ([`super::Room::Evacuate`]) a process can have one tree at a time. On a
-//! v2 root without systemd the controllers that were enabled for children stay enabled.
+//! Limits: where the place has to be evacuated ([`super::Room::Evacuate`]) a process can have one tree at a
+//! time. On a v2 root without systemd the controllers that were enabled for children stay enabled.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::node::{self, Branch, Cgroup, Patience};
 use super::{
@@ -25,7 +26,7 @@ const LABEL_BYTES_MAX: usize = 32;
 #[derive(Debug)]
 pub struct CgroupTree {
     name: String,
-    host: CgroupHost,
+    host: Arc<CgroupHost>,
     v2: Option<V2Top>,
     v1: Vec<(Cgroup<Branch>, Vec<Controller>)>,
     is_removed: bool,
@@ -57,7 +58,7 @@ impl CgroupTree {
             return Err(CgroupError::NoPlace { why, hint: None });
         }
         let name = tree_name(&ProcessIdentity::current(), label);
-        let mut tree = Self { name, host: host.clone(), v2: None, v1: vec![], is_removed: false };
+        let mut tree = Self { name, host: Arc::new(host.clone()), v2: None, v1: vec![], is_removed: false };
         // From here on an early return drops the tree, which removes what has been made.
         if let Some(place) = &host.v2 {
             let parent = Cgroup::place(&place.dir)?;

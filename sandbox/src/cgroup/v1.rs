@@ -2,14 +2,14 @@
 //!
 //! | limit | file | unlimited |
 //! |---|---|---|
-//! | `memory_bytes_max` | `memory.limit_in_bytes`, and `memory.memsw.limit_in_bytes` (memory + swap) the same | -1 |
+//! | `memory_bytes_max` | `memory.limit_in_bytes`, `memory.memsw.limit_in_bytes` (with swap) the same | -1 |
 //! | `memory_bytes_high` | none: `memory.soft_limit_in_bytes` does not throttle | |
 //! | `cpu_milli_max` | `cpu.cfs_quota_us`, `cpu.cfs_period_us` = 100 ms | -1 |
 //! | `cpu_weight` | `cpu.shares`, 1024 for a weight of 100 | 1024 |
 //! | `pids_max` | `pids.max` | `max` |
 //!
-//! The kernel keeps `limit <= memsw` at every moment, so raising writes memsw first and lowering writes it last.
-//! Pure: nothing is written here.
+//! The kernel keeps `limit <= memsw` at every moment, so raising writes memsw first and lowering writes it
+//! last. Pure: nothing is written here.
 
 use super::setting::Setting;
 use super::{CPU_PERIOD_US, Controller, Limits};

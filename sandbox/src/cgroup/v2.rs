@@ -8,8 +8,8 @@
 //! | `cpu_weight` | `cpu.weight` | 100 |
 //! | `pids_max` | `pids.max` | `max` |
 //!
-//! `memory.oom.group` is 1 from the start: an action that lost a process to the OOM killer has failed, and all of it
-//! shall go at once. Pure: nothing is written here.
+//! `memory.oom.group` is 1 from the start: an action that lost a process to the OOM killer has failed, and
+//! all of it shall go at once. Pure: nothing is written here.
 
 use super::setting::Setting;
 use super::{CPU_PERIOD_US, Controller, Limits};

@@ -1,7 +1,8 @@
-//! Tests of the whole layer: `layouts` on trees of plain files, the rest on the real hierarchies of this machine.
+//! Tests of the whole layer: `layouts` on trees of plain files, the rest on the real hierarchies of this
+//! machine.
 //!
-//! Real tests make one tree each below our own groups, run one at a time, and remove it on failure too; they kill only
-//! what they started. Where privileges are missing they say SKIP and why.
+//! Real tests make one tree each below our own groups, run one at a time, and remove it on failure too;
+//! they kill only what they started. Where privileges are missing they say SKIP and why.
 
 mod layouts;
 mod running;
@@ -20,8 +21,8 @@ use super::{Availability, CgroupHost, CgroupTree, Slot};
 /// Longer than anything here takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One real test's own tree. The lock keeps the tests apart: where our own process must make room there is one tree
-/// at a time.
+/// One real test's own tree. The lock keeps the tests apart: where our own process must make room there is
+/// one tree at a time.
 struct Bench {
     tree: Option<CgroupTree>,
     _turn: MutexGuard<'static, ()>,
