@@ -174,13 +174,29 @@ impl Init<'_> {
                 let _ = process::kill_all_others();
                 Ok(())
             }
+            ToInit::Signal { number } => {
+                self.signal(number);
+                Ok(())
+            }
             ToInit::Reset { fail_at } => {
                 self.context.fail_at = fail_at;
-                self.reset()
+                let renewed = descriptors[0].take();
+                let placed = renewed.map_or(Ok(()), |cgroup| place(cgroup.as_fd(), CGROUP));
+                placed.map_err(|errno| Failed { step: 0, errno }).and_then(|()| self.reset())
             }
         };
         if let Err(failed) = result {
             let _ = FromInit::Failed { step: failed.step, errno: failed.errno.raw_os_error() }.send(control);
+        }
+    }
+
+    fn signal(&self, number: i32) {
+        use rustix::process::{Pid, Signal, kill_process};
+        if self.run.active && !self.run.leader_ended {
+            if let (Some(pid), Some(signal)) = (Pid::from_raw(self.run.leader), Signal::from_named_raw(number)) {
+                // The leader is our child and not reaped yet, so that the pid is still its own.
+                let _ = kill_process(pid, signal);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Messages between a sandbox's owner and its init: one fixed-size record each, over a SEQPACKET socket.
 //!
 //! ```text
-//! owner → init   Run { flags, fail_at } + request, stdin, stdout, stderr [, work mount]   Kill   Reset { fail_at }
+//! owner → init   Run { flags, fail_at } + request, stdin, stdout, stderr [, work mount]   Kill   Signal   Reset { fail_at } [+ cgroup]
 //! init → owner   Ready   Failed { step, errno }   Exited { … }
 //! ```
 //! Every record is 96 bytes: u32 kind, then fields in order, little-endian, zero-filled.
@@ -20,6 +20,7 @@ const EXITED: u32 = 3;
 const RUN: u32 = 11;
 const KILL: u32 = 12;
 const RESET: u32 = 13;
+const SIGNAL: u32 = 14;
 
 /// From the owner to init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,12 @@ pub enum ToInit {
     },
     /// Kill everything; the report follows when all is quiet.
     Kill,
-    /// Make the sandbox like new.
+    /// Send a signal to the leader.
+    Signal {
+        /// Which.
+        number: i32,
+    },
+    /// Make the sandbox like new. A new cgroup directory for actions may come along.
     Reset {
         /// Fault injection: the step that shall fail; 0 for none.
         fail_at: u32,
@@ -152,6 +158,11 @@ impl ToInit {
                 writer
             }
             ToInit::Kill => Writer::new(KILL),
+            ToInit::Signal { number } => {
+                let mut writer = Writer::new(SIGNAL);
+                writer.small(*number as u32);
+                writer
+            }
             ToInit::Reset { fail_at } => {
                 let mut writer = Writer::new(RESET);
                 writer.small(*fail_at);
@@ -168,6 +179,7 @@ impl ToInit {
         match kind {
             RUN => Ok(Some(ToInit::Run { flags: reader.small(), fail_at: reader.small() })),
             KILL => Ok(Some(ToInit::Kill)),
+            SIGNAL => Ok(Some(ToInit::Signal { number: reader.small() as i32 })),
             RESET => Ok(Some(ToInit::Reset { fail_at: reader.small() })),
             _ => Err(Errno::BADMSG),
         }

@@ -1,0 +1,509 @@
+//! A live sandbox: runs one action after the other, and resets in between.
+//!
+//! ```text
+//! create ─► Ready ─ run ─► Used ─ begin_reset ─► Resetting ─ finish_reset ─► Ready
+//!                            └────────── destroy ─────────┴──────► seat, free for the next
+//! ```
+//! `run` returns when all is *quiet*: no process of the action is left and none can come. The reset goes on in the
+//! sandbox's init while the caller already has its outcome.
+use crate::cgroup::{self, Limits};
+use crate::init::wire::{Exited, FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
+use crate::init::request;
+use crate::outcome::{End, Outcome, Times, Usage};
+use crate::plan::Op;
+use crate::runtime::{Runtime, SandboxError, Template, sealed};
+use crate::seat::Seat;
+use crate::sys::{Errno, message};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::Signal;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::ffi::CString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a killed action may take to become quiet before the sandbox is given up.
+const QUIET_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a sandbox may take to be made or reset.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to run, in which surroundings.
+#[derive(Debug)]
+pub struct Action<'a> {
+    /// The command and its arguments. A command without a slash is looked for in the PATH of `variables`.
+    pub arguments: &'a [CString],
+    /// The whole environment, as `NAME=value`.
+    pub variables: &'a [CString],
+    /// Where it starts, as seen inside.
+    pub directory: &'a std::ffi::CStr,
+    /// Standard input.
+    pub stdin: BorrowedFd<'a>,
+    /// Standard output.
+    pub stdout: BorrowedFd<'a>,
+    /// Standard error.
+    pub stderr: BorrowedFd<'a>,
+    /// A detached mount to attach at /work.
+    pub work: Option<BorrowedFd<'a>>,
+    /// Limits of this action.
+    pub limits: &'a Limits,
+    /// When to kill it.
+    pub timeout: Option<Duration>,
+    /// How long it may go on after SIGTERM before it is killed; zero: it is killed at once.
+    pub kill_delay: Duration,
+    /// Standard input is a terminal that shall be the action's controlling one.
+    pub terminal: bool,
+    /// Fault injection: the step of the plan that shall fail; 0 for none.
+    pub fail_at: u32,
+}
+
+/// Kills the action that runs in a sandbox, from any thread.
+#[derive(Clone, Debug)]
+pub struct Killer {
+    control: Arc<OwnedFd>,
+    canceled: Arc<AtomicBool>,
+}
+
+impl Killer {
+    /// Kills everything in the sandbox; its run then ends as [`End::Canceled`].
+    pub fn kill(&self) {
+        self.canceled.store(true, Ordering::Release);
+        // A sandbox that has ended has nothing to kill.
+        let _ = ToInit::Kill.send(self.control.as_fd(), &[]);
+    }
+
+    /// Sends a signal to the leader of the running action.
+    pub fn signal(&self, number: i32) {
+        let _ = ToInit::Signal { number }.send(self.control.as_fd(), &[]);
+    }
+}
+
+/// What a sandbox can do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    Used,
+    Resetting,
+    Broken,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Sandbox {
+    template: Arc<Template>,
+    seat: Option<Seat>,
+    control: Arc<OwnedFd>,
+    pidfd: OwnedFd,
+    pid: u32,
+    canceled: Arc<AtomicBool>,
+    state: State,
+}
+
+impl Sandbox {
+    /// Makes a sandbox in a free seat.
+    ///
+    /// # Errors
+    /// The step that failed, in words, or why there is no seat.
+    pub fn create(runtime: &Runtime, template: &Arc<Template>) -> Result<Sandbox, SandboxError> {
+        let seat = runtime.seats.take()?;
+        Sandbox::create_in(seat, template, 0).map_err(|(error, seat)| {
+            // The seat is as it was; the first error is the one that counts.
+            let _ = runtime.seats.give_back(seat);
+            error
+        })
+    }
+
+    /// Makes a sandbox in this seat; step `fail_at` fails (0: none).
+    ///
+    /// # Errors
+    /// The step that failed, with the seat.
+    pub fn create_in(seat: Seat, template: &Arc<Template>, fail_at: u32) -> Result<Sandbox, (SandboxError, Seat)> {
+        match hatch(&seat, template, fail_at) {
+            Err(error) => Err((error, seat)),
+            Ok((control, pid, pidfd)) => {
+                let mut sandbox = Sandbox {
+                    template: template.clone(),
+                    seat: Some(seat),
+                    control: Arc::new(control),
+                    pidfd,
+                    pid,
+                    canceled: Arc::new(AtomicBool::new(false)),
+                    state: State::Resetting,
+                };
+                match sandbox.finish_reset() {
+                    Ok(()) => Ok(sandbox),
+                    Err(error) => match sandbox.tear_down() {
+                        Some(seat) => Err((error, seat)),
+                        None => unreachable_seat(error),
+                    },
+                }
+            }
+        }
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn template(&self) -> &Arc<Template> {
+        &self.template
+    }
+
+    /// The pid of its init on the host; for tests and status.
+    #[must_use]
+    pub fn init_pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The id outside that owns what its actions write.
+    #[must_use]
+    pub fn action_id(&self) -> u32 {
+        self.seat.as_ref().map_or(0, Seat::action_id)
+    }
+
+    /// A handle that kills what runs here.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        Killer { control: self.control.clone(), canceled: self.canceled.clone() }
+    }
+
+    /// Whether it can be reset and used again.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.state != State::Broken
+    }
+
+    /// Runs an action and returns when all is quiet.
+    pub fn run(&mut self, action: &Action<'_>) -> Outcome {
+        let called = Instant::now();
+        if self.state != State::Ready {
+            return Outcome::lost(format!("cannot run an action: the sandbox is {:?}, not ready", self.state));
+        }
+        self.state = State::Broken;
+        self.canceled.store(false, Ordering::Release);
+        if let Err(error) = self.start(action) {
+            return Outcome::lost(error.to_string());
+        }
+        let waited = self.wait(action);
+        let mut outcome = self.conclude(&waited, action);
+        if let Waited::Exited { report, .. } = &waited {
+            outcome.times = times(report, called);
+            if outcome.quiet && !matches!(outcome.end, End::Lost { .. }) {
+                self.state = State::Used;
+            }
+        }
+        outcome
+    }
+
+    fn start(&mut self, action: &Action<'_>) -> Result<(), SandboxError> {
+        if let Some(cgroup) = self.seat.as_mut().and_then(|seat| seat.cgroup.as_mut()) {
+            cgroup.set_limits(action.limits)?;
+        } else if *action.limits != Limits::default() {
+            return Err(SandboxError::Host {
+                why: "limits were asked for, and this user can make no cgroup".to_owned(),
+                remedy: Some("systemd-run --user --scope -p Delegate=yes …".to_owned()),
+            });
+        }
+        let candidates = candidates(action);
+        let bytes = request::encode(&candidates, action.arguments, action.variables, action.directory)
+            .map_err(SandboxError::system("pass the command and its environment"))?;
+        let request = sealed("fulgurite-request", &bytes).map_err(SandboxError::system("make a memfd"))?;
+        let mut descriptors = vec![request.as_fd(), action.stdin, action.stdout, action.stderr];
+        let mut flags = 0;
+        if let Some(work) = action.work {
+            descriptors.push(work);
+            flags |= RUN_WITH_WORK;
+        }
+        if action.terminal {
+            flags |= RUN_WITH_TERMINAL;
+        }
+        ToInit::Run { flags, fail_at: action.fail_at }.send(self.control.as_fd(), &descriptors).map_err(|errno| {
+            match errno {
+                Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
+                errno => SandboxError::System { what: "start the action".to_owned(), errno },
+            }
+        })
+    }
+
+    /// Waits for the report; kills when the time is over, and gives up when killing does not help.
+    fn wait(&self, action: &Action<'_>) -> Waited {
+        let mut deadline = action.timeout.map(|timeout| Instant::now() + timeout);
+        let mut stage = Stage::Running;
+        loop {
+            match self.receive_until(deadline) {
+                Ok(Some(FromInit::Exited(report))) => return Waited::Exited { report, timed_out: stage != Stage::Running },
+                Ok(Some(FromInit::Failed { step, errno })) => return Waited::Failed { step, errno },
+                Ok(Some(FromInit::Ready)) => {}
+                Ok(None) => return Waited::Gone,
+                Err(Errno::TIMEDOUT) => match stage {
+                    Stage::Running if !action.kill_delay.is_zero() => {
+                        self.killer().signal(Signal::TERM.as_raw());
+                        stage = Stage::Asked;
+                        deadline = Some(Instant::now() + action.kill_delay);
+                    }
+                    Stage::Running | Stage::Asked => {
+                        let _ = ToInit::Kill.send(self.control.as_fd(), &[]);
+                        if let Some(cgroup) = self.seat.as_ref().and_then(|seat| seat.cgroup.as_ref()) {
+                            let _ = cgroup.kill_action();
+                        }
+                        stage = Stage::Killed;
+                        deadline = Some(Instant::now() + QUIET_PATIENCE);
+                    }
+                    Stage::Killed => return Waited::Unkillable,
+                },
+                Err(_) => return Waited::Gone,
+            }
+        }
+    }
+
+    fn receive_until(&self, deadline: Option<Instant>) -> Result<Option<FromInit>, Errno> {
+        if let Some(deadline) = deadline {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let timeout = Timespec {
+                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                    tv_nsec: i64::from(left.subsec_nanos()),
+                };
+                let mut events = [PollFd::new(&*self.control, PollFlags::IN)];
+                match poll(&mut events, Some(&timeout)) {
+                    Ok(0) => return Err(Errno::TIMEDOUT),
+                    Ok(_) => break,
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        FromInit::receive(self.control.as_fd(), true)
+    }
+
+    fn conclude(&mut self, waited: &Waited, action: &Action<'_>) -> Outcome {
+        let counted = self.counted(matches!(waited, Waited::Exited { .. }));
+        let mut outcome = Outcome::lost("");
+        outcome.usage = usage(waited, counted.as_ref());
+        let ran_out = outcome.usage.oom_kills.is_some_and(|kills| kills > 0);
+        let out_of_memory = End::OutOfMemory {
+            peak_bytes: outcome.usage.memory_peak_bytes,
+            limit_bytes: action.limits.memory_bytes_max,
+        };
+        outcome.end = match waited {
+            Waited::Gone if ran_out => out_of_memory,
+            Waited::Gone => End::Lost { why: "the sandbox's init has ended".to_owned() },
+            Waited::Unkillable => {
+                let patience = QUIET_PATIENCE.as_secs();
+                End::Lost { why: format!("the action cannot be killed: still there after {patience} s, left to the kernel") }
+            }
+            Waited::Failed { step, errno } => {
+                let failure = self.template.plan.failure(*step, Errno::from_raw_os_error(*errno));
+                End::Lost { why: failure.to_string() }
+            }
+            Waited::Exited { report, timed_out } => {
+                outcome.stragglers = report.stragglers;
+                outcome.quiet = self.is_quiet();
+                if ran_out {
+                    out_of_memory
+                } else if self.canceled.load(Ordering::Acquire) {
+                    End::Canceled
+                } else {
+                    end_of(report, *timed_out, action, &self.template)
+                }
+            }
+        };
+        outcome
+    }
+
+    fn counted(&self, _quiet: bool) -> Option<cgroup::Usage> {
+        self.seat.as_ref()?.cgroup.as_ref()?.usage().ok()
+    }
+
+    /// The last part of the barrier: the cgroup agrees that nobody is left.
+    fn is_quiet(&self) -> bool {
+        match self.seat.as_ref().and_then(|seat| seat.cgroup.as_ref()) {
+            Some(cgroup) if cgroup.populated() == Some(true) => cgroup.wait_quiet(QUIET_PATIENCE).unwrap_or(false),
+            _ => true,
+        }
+    }
+
+    /// Starts to make the sandbox like new. Returns at once; [`Sandbox::finish_reset`] waits for the end.
+    ///
+    /// # Errors
+    /// When the sandbox has ended; it can only be destroyed then.
+    pub fn begin_reset(&mut self) -> Result<(), SandboxError> {
+        self.begin_reset_failing_at(0)
+    }
+
+    /// As [`Sandbox::begin_reset`]; step `fail_at` fails. Fault injection for tests.
+    ///
+    /// # Errors
+    /// As [`Sandbox::begin_reset`].
+    pub fn begin_reset_failing_at(&mut self, fail_at: u32) -> Result<(), SandboxError> {
+        if self.state == State::Broken {
+            return Err(SandboxError::Ended { what: "reset the sandbox" });
+        }
+        self.state = State::Broken;
+        let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
+        if let Some(cgroup) = self.seat.as_mut().and_then(|seat| seat.cgroup.as_mut()) {
+            if !cgroup.resets_peak() && cgroup.action_leaf_fd().is_some() {
+                cgroup.renew_action_leaf()?;
+                renewed.extend(cgroup.action_leaf_fd());
+            }
+        }
+        ToInit::Reset { fail_at }
+            .send(self.control.as_fd(), &renewed)
+            .map_err(|_| SandboxError::Ended { what: "reset the sandbox" })?;
+        self.state = State::Resetting;
+        Ok(())
+    }
+
+    /// Waits until the sandbox is like new.
+    ///
+    /// # Errors
+    /// The step that failed; the sandbox can only be destroyed then.
+    pub fn finish_reset(&mut self) -> Result<(), SandboxError> {
+        if self.state == State::Ready {
+            return Ok(());
+        }
+        if self.state != State::Resetting {
+            return Err(SandboxError::Ended { what: "wait for the sandbox" });
+        }
+        self.state = State::Broken;
+        match self.receive_until(Some(Instant::now() + READY_PATIENCE)) {
+            Ok(Some(FromInit::Ready)) => {
+                if let Some(cgroup) = self.seat.as_mut().and_then(|seat| seat.cgroup.as_mut()) {
+                    cgroup.rebase()?;
+                }
+                self.state = State::Ready;
+                Ok(())
+            }
+            Ok(Some(FromInit::Failed { step, errno })) => {
+                Err(self.template.plan.failure(step, Errno::from_raw_os_error(errno)).into())
+            }
+            Ok(Some(FromInit::Exited(_)) | None) => Err(SandboxError::Ended { what: "wait for the sandbox" }),
+            Err(errno) => Err(SandboxError::System { what: "wait for the sandbox".to_owned(), errno }),
+        }
+    }
+
+    /// Ends the sandbox and gives its seat back to the runtime.
+    ///
+    /// # Errors
+    /// [`SandboxError::Cgroup`] with directories that cannot be removed yet.
+    pub fn destroy(mut self, runtime: &Runtime) -> Result<(), SandboxError> {
+        match self.tear_down() {
+            Some(seat) => runtime.seats.give_back(seat),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the sandbox; the seat can take another one at once.
+    #[must_use]
+    pub fn into_seat(mut self) -> Option<Seat> {
+        self.tear_down()
+    }
+
+    /// Kills init, and with it everything in its pid namespace, and waits until it is gone.
+    fn tear_down(&mut self) -> Option<Seat> {
+        self.state = State::Broken;
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let mut events = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let patience = Timespec { tv_sec: QUIET_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
+        self.seat.take()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // The last net: closing the control socket ends init as well.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+fn unreachable_seat<T>(error: SandboxError) -> Result<T, (SandboxError, Seat)> {
+    // A sandbox has its seat until it is torn down, which happens once.
+    panic!("BUG: a new sandbox without a seat: {error}")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Asked,
+    Killed,
+}
+
+enum Waited {
+    Exited { report: Exited, timed_out: bool },
+    Failed { step: u32, errno: i32 },
+    Gone,
+    Unkillable,
+}
+
+fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32, OwnedFd), SandboxError> {
+    let (ours, theirs) = message::pair().map_err(SandboxError::system("make a control socket"))?;
+    let cgroups = seat.cgroup.as_ref().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
+    let hatched =
+        seat.zygote.spawn(&template.plan, template.encoded.as_fd(), template.view, theirs.as_fd(), cgroups, seat.ids, fail_at)?;
+    Ok((ours, hatched.pid, hatched.pidfd))
+}
+
+fn end_of(report: &Exited, timed_out: bool, action: &Action<'_>, template: &Template) -> End {
+    if report.failed_step != 0 {
+        let failure = template.plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
+        let step = template.plan.steps.get(report.failed_step as usize - 1).map(|step| &step.op);
+        return End::NotStarted { failure, is_command: matches!(step, Some(Op::Exec)) };
+    }
+    let (exited, signal) = (report.status & 0x7f == 0, report.status & 0x7f);
+    match (timed_out, action.timeout) {
+        // A command that makes use of its grace ends as it likes.
+        (true, Some(limit)) if !exited || action.kill_delay.is_zero() => End::TimedOut { limit },
+        _ if exited => End::Exited((report.status >> 8) & 0xff),
+        _ => End::Signaled(signal),
+    }
+}
+
+/// The paths to try for the command, as execvp(3) does.
+fn candidates(action: &Action<'_>) -> Vec<CString> {
+    let Some(command) = action.arguments.first() else { return Vec::new() };
+    if command.to_bytes().contains(&b'/') || command.is_empty() {
+        return vec![command.clone()];
+    }
+    let path = action
+        .variables
+        .iter()
+        .find_map(|variable| variable.to_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    let join = |directory: &[u8]| {
+        let mut path = if directory.is_empty() { b".".to_vec() } else { directory.to_vec() };
+        path.push(b'/');
+        path.extend_from_slice(command.to_bytes());
+        CString::new(path).ok()
+    };
+    path.split(|byte| *byte == b':').filter_map(join).collect()
+}
+
+fn usage(waited: &Waited, counted: Option<&cgroup::Usage>) -> Usage {
+    let report = match waited {
+        Waited::Exited { report, .. } => *report,
+        _ => Exited::default(),
+    };
+    let counted = counted.copied().unwrap_or_default();
+    Usage {
+        cpu_user_us: counted.cpu_user_us.unwrap_or(report.user_us),
+        cpu_system_us: counted.cpu_system_us.unwrap_or(report.system_us),
+        cpu_from_cgroup: counted.cpu_user_us.is_some(),
+        memory_peak_bytes: counted
+            .memory_peak_bytes
+            .or((report.max_rss_bytes != 0).then_some(report.max_rss_bytes)),
+        memory_from_cgroup: counted.memory_peak_bytes.is_some(),
+        oom_kills: counted.oom_kills,
+        pids_denied: counted.pids_denied,
+    }
+}
+
+fn times(report: &Exited, called: Instant) -> Times {
+    let span = |from: u64, to: u64| to.saturating_sub(from) / 1000;
+    let total = called.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+    let now = clock_gettime(ClockId::Monotonic);
+    let now_ns = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
+        + u64::try_from(now.tv_nsec).unwrap_or(0);
+    let run_us = span(report.started_ns, report.ended_ns);
+    let quiet_us = span(report.ended_ns, report.quiet_ns);
+    let collect_us = span(report.quiet_ns, now_ns);
+    Times { start_us: total.saturating_sub(run_us + quiet_us + collect_us), run_us, quiet_us, collect_us }
+}
