@@ -183,13 +183,10 @@ fn stands(rust: &Rust, at: usize, wanted: &[&str]) -> bool {
 
 /// The lines over which a lint is waived in writing.
 fn waived_lines(rust: &Rust) -> Vec<(&'static str, RangeInclusive<usize>)> {
-    let waivers: [(&'static str, fn(&[Token]) -> bool); 2] = [
-        ("unwrap_used", |contents| waives(contents, "unwrap_used")),
-        ("expect_used", |contents| waives(contents, "expect_used")),
-    ];
-    let lines =
-        |(lint, matches)| shape::spans_under(&rust.tokens, matches).into_iter().map(move |span| (lint, span));
-    waivers.into_iter().flat_map(lines).collect()
+    let lines = |matches| shape::spans_under(&rust.tokens, matches).into_iter();
+    let unwraps = lines(|contents| waives(contents, "unwrap_used")).map(|span| ("unwrap_used", span));
+    let expects = lines(|contents| waives(contents, "expect_used")).map(|span| ("expect_used", span));
+    unwraps.chain(expects).collect()
 }
 
 fn waives(contents: &[Token], lint: &str) -> bool {

@@ -103,7 +103,7 @@ fn packages(lock: &File) -> Vec<Package<'_>> {
             packages.push(Package { name: "", version: "", line: index + 2, needs: Vec::new() });
         }
         let Some(package) = packages.last_mut() else { continue };
-        let value = |key: &str| Some(line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"')?);
+        let value = |key: &str| line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"');
         if let Some(name) = value("name") {
             package.name = name;
         } else if let Some(version) = value("version") {
