@@ -33,7 +33,8 @@ bench: ## Measure sandboxes beside the peers that are installed
 build: ## Build the optimized program
 	$(CARGO) build --release --locked
 
-install: build ## Install program, man pages and completions below PREFIX (default /usr/local)
+install: ## Install program, man pages and completions below PREFIX (default /usr/local)
+	@[ -x "$(BIN)" ] || $(MAKE) build
 	@rm -rf "$(ASSETS)" && mkdir -p "$(ASSETS)"
 	$(BIN) man "$(ASSETS)"
 	$(BIN) completions bash >"$(ASSETS)/fulgurite.bash"
