@@ -8,7 +8,7 @@ BIN := $(TARGET)/release/fulgurite
 ASSETS := $(TARGET)/assets
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vm bench build install uninstall fmt lint doc deny ci clean
+.PHONY: help demo test test-vm bench build install uninstall fmt lint doc deny advisories ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,9 +64,13 @@ lint: ## Check format and lints
 doc: ## Build the documentation of all crates
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
 
-deny: ## Check licenses, advisories and banned crates (installs cargo-deny, which takes minutes)
+deny: ## Check licenses, sources and banned crates (installs cargo-deny, which takes minutes)
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
-	$(CARGO) deny check
+	$(CARGO) deny --workspace --locked check bans licenses sources
+
+advisories: ## Check for known vulnerabilities (fetches their database)
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny --workspace --locked check advisories
 
 ci: ## Do all that CI does
 	@.ci/run
