@@ -46,6 +46,7 @@ const JOIN_IT: &str = "spawn into the bounded JoinSet of the caller, so that shu
 const TAKE_THE_TIME: &str = "take the time as an argument; only `cli`, `observe` and drivers read the clock";
 const AWAIT_THE_EVENT: &str =
     "wait for the event itself: a pipe, a pidfd, `cgroup.events`, a barrier, a paused clock";
+const USE_A_DESCRIPTOR: &str = "open the directory and resolve beneath it: other threads resolve paths too";
 const BOUND_IT: &str = "use a bounded channel, its bound in `limits.rs` with the reason";
 const FINISH_IT: &str = "write it, or leave it out and say so in CHANGELOG.md";
 
@@ -66,6 +67,7 @@ const BANS: &[Ban] = &[
     Ban { except: CLOCK_READERS, ..ban(&["SystemTime", "::", "now"], Where::OutsideTests, TAKE_THE_TIME) },
     Ban { except: &["tests/fakes/"], ..ban(&["thread", "::", "sleep"], Where::InTests, AWAIT_THE_EVENT) },
     Ban { except: &["tests/fakes/"], ..ban(&["time", "::", "sleep"], Where::InTests, AWAIT_THE_EVENT) },
+    ban(&["env", "::", "set_current_dir"], Where::OutsideTests, USE_A_DESCRIPTOR),
     ban(&["unbounded_channel"], Where::Everywhere, BOUND_IT),
     ban(&["todo", "!"], Where::Everywhere, FINISH_IT),
     ban(&["unimplemented", "!"], Where::Everywhere, FINISH_IT),
@@ -95,6 +97,7 @@ fn banned_call() -> Rule {
             in_a_function("tests/it/kill.rs", "std::thread::sleep(a);"),
             sample("src/pool.rs", "#[cfg(test)]\nmod tests { fn f() { std::thread::sleep(a); } }"),
             in_a_function("src/serve/door.rs", "mpsc::unbounded_channel();"),
+            in_a_function("src/cli/run.rs", "std::env::set_current_dir(a);"),
             in_a_function("tests/it/kill.rs", concat!("to", "do!();")),
             in_a_function("src/a.rs", concat!("unimple", "mented!(\"x\");")),
             in_a_function("src/a.rs", "dbg!(x);"),
