@@ -27,7 +27,9 @@ pub struct Usage {
     pub cpu_system_us: Option<u64>,
     /// The highest memory use, bytes; not a difference: what lay in the page cache before counts.
     pub memory_peak_bytes: Option<u64>,
-    /// Processes killed by the OOM killer.
+    /// Kills by the OOM killer: more than 0 says that it struck. Not a number of processes, as on v2,
+    /// where all
+    /// of the group goes, the first victim counts twice (seen on Linux 6.12).
     pub oom_kills: Option<u64>,
     /// Forks that the limit on processes refused.
     pub pids_denied: Option<u64>,

@@ -42,8 +42,9 @@ impl Fake {
     }
 }
 
+/// Root, whoever runs the tests: who owns the plain files shall not matter.
 fn observer(has_systemd: bool) -> Observer {
-    Observer { uid: rustix::process::geteuid().as_raw(), has_systemd }
+    Observer { uid: 0, has_systemd }
 }
 
 fn place(host: &CgroupHost) -> (&Path, Room, Vec<Controller>) {

@@ -9,7 +9,9 @@ const SIGKILL: i32 = 9;
 
 #[test]
 fn an_oom_kill_is_counted_with_its_peak() {
-    let Some(bench) = Bench::new("oom", |host| vec![&host.memory]) else { return };
+    let Some(bench) = Bench::new("an_oom_kill_is_counted_with_its_peak", |host| vec![&host.memory]) else {
+        return;
+    };
     let mut slot = bench.tree().slot(0).unwrap();
     let limit = 32 << 20;
     slot.set_limits(&Limits { memory_bytes_max: Some(limit), ..Limits::default() }).unwrap();
@@ -17,7 +19,9 @@ fn an_oom_kill_is_counted_with_its_peak() {
     let mut script = Script::new("exec dd if=/dev/zero of=/dev/null bs=256M count=1").join(&slot).go();
     assert_eq!(script.wait().signal(), Some(SIGKILL));
     let usage = slot.usage().unwrap();
-    assert_eq!(usage.oom_kills, Some(1), "{usage:?}");
+    // A group kill counts its first victim twice.
+    let most = if usage.sources.oom_kills == Some("memory.events") { 2 } else { 1 };
+    assert!((1..=most).contains(&usage.oom_kills.unwrap()), "{usage:?}");
     if bench.tree().host().memory_peak.is_yes() {
         let peak = usage.memory_peak_bytes.unwrap();
         assert!(peak <= limit && peak > limit * 9 / 10, "peak {peak} of {limit}");
@@ -32,7 +36,11 @@ fn an_oom_kill_is_counted_with_its_peak() {
 
 #[test]
 fn forks_beyond_the_limit_are_denied_and_counted() {
-    let Some(bench) = Bench::new("pids", |host| vec![&host.pids, &host.kill]) else { return };
+    let Some(bench) =
+        Bench::new("forks_beyond_the_limit_are_denied_and_counted", |host| vec![&host.pids, &host.kill])
+    else {
+        return;
+    };
     let mut slot = bench.tree().slot(0).unwrap();
     slot.set_limits(&Limits { pids_max: Some(6), ..Limits::default() }).unwrap();
     slot.rebase().unwrap();
@@ -50,7 +58,10 @@ fn forks_beyond_the_limit_are_denied_and_counted() {
 
 #[test]
 fn kill_stops_all_of_the_action_and_only_that() {
-    let Some(bench) = Bench::new("kill", |host| vec![&host.kill]) else { return };
+    let Some(bench) = Bench::new("kill_stops_all_of_the_action_and_only_that", |host| vec![&host.kill])
+    else {
+        return;
+    };
     let slot = bench.tree().slot(0).unwrap();
     assert_eq!(slot.populated(), Some(false));
     let mut init = Script::new("sleep 30");
@@ -70,7 +81,7 @@ fn kill_stops_all_of_the_action_and_only_that() {
 
 #[test]
 fn freeze_and_thaw() {
-    let Some(bench) = Bench::new("freeze", |host| vec![&host.freeze, &host.kill]) else { return };
+    let Some(bench) = Bench::new("freeze_and_thaw", |host| vec![&host.freeze, &host.kill]) else { return };
     let slot = bench.tree().slot(0).unwrap();
     let mut script = Script::new("exit 7").join(&slot);
     assert!(slot.freeze().unwrap());
@@ -94,7 +105,7 @@ fn freeze_and_thaw() {
 
 #[test]
 fn usage_counts_from_the_last_rebase() {
-    let Some(bench) = Bench::new("usage", |_| vec![]) else { return };
+    let Some(bench) = Bench::new("usage_counts_from_the_last_rebase", |_| vec![]) else { return };
     let mut slot = bench.tree().slot(0).unwrap();
     let burn =
         "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/dev/null bs=20M count=1";
@@ -121,7 +132,7 @@ fn usage_counts_from_the_last_rebase() {
 
 #[test]
 fn a_busy_slot_is_quarantined_in_bounded_time() {
-    let Some(bench) = Bench::new("busy", |_| vec![]) else { return };
+    let Some(bench) = Bench::new("a_busy_slot_is_quarantined_in_bounded_time", |_| vec![]) else { return };
     let slot = bench.tree().slot(0).unwrap();
     let script = Script::new("sleep 30").join(&slot);
     let paths = slot.paths();

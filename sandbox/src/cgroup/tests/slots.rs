@@ -49,7 +49,9 @@ fn limits_read_back() {
 
 #[test]
 fn swap_is_off_under_a_memory_limit() {
-    let Some(bench) = Bench::new("swap_is_off", |host| vec![&host.memory]) else { return };
+    let Some(bench) = Bench::new("swap_is_off_under_a_memory_limit", |host| vec![&host.memory]) else {
+        return;
+    };
     let mut slot = bench.tree().slot(0).unwrap();
     slot.set_limits(&Limits { memory_bytes_max: Some(1 << 24), ..Limits::default() }).unwrap();
     let found = slot.paths().into_iter().find_map(|dir| {
@@ -68,7 +70,10 @@ fn swap_is_off_under_a_memory_limit() {
 
 #[test]
 fn what_is_missing_is_an_error_and_changes_nothing() {
-    let Some(bench) = Bench::new("missing", |host| vec![&host.pids]) else { return };
+    let Some(bench) = Bench::new("what_is_missing_is_an_error_and_changes_nothing", |host| vec![&host.pids])
+    else {
+        return;
+    };
     let mut host = CgroupHost::clone(bench.tree().host());
     let has_v1_memory = host.v1_places().iter().any(|place| place.controllers.contains(&Controller::Memory));
     if has_v1_memory {
@@ -88,7 +93,7 @@ fn what_is_missing_is_an_error_and_changes_nothing() {
 
 #[test]
 fn an_existing_slot_is_not_taken_twice() {
-    let Some(bench) = Bench::new("twice", |_| vec![]) else { return };
+    let Some(bench) = Bench::new("an_existing_slot_is_not_taken_twice", |_| vec![]) else { return };
     let slot = bench.tree().slot(3).unwrap();
     let error = bench.tree().slot(3).unwrap_err().to_string();
     assert!(error.contains("create cgroup") && error.contains("slot-3"), "{error}");
@@ -103,7 +108,7 @@ fn an_existing_slot_is_not_taken_twice() {
 
 #[test]
 fn fifty_slots_leave_nothing() {
-    let Some(bench) = Bench::new("fifty", |_| vec![]) else { return };
+    let Some(bench) = Bench::new("fifty_slots_leave_nothing", |_| vec![]) else { return };
     let start = std::time::Instant::now();
     let slots: Vec<_> = (0..50).map(|index| bench.tree().slot(index).unwrap()).collect();
     let made = start.elapsed();
@@ -116,7 +121,7 @@ fn fifty_slots_leave_nothing() {
 
 #[test]
 fn a_dropped_tree_takes_its_slots_along() {
-    let Some(bench) = Bench::new("dropped", |_| vec![]) else { return };
+    let Some(bench) = Bench::new("a_dropped_tree_takes_its_slots_along", |_| vec![]) else { return };
     let slots: Vec<_> = (0..3).map(|index| bench.tree().slot(index).unwrap()).collect();
     bench.finish();
     drop(slots);
@@ -124,7 +129,10 @@ fn a_dropped_tree_takes_its_slots_along() {
 
 #[test]
 fn a_renewed_leaf_has_the_same_limits_and_owner() {
-    let Some(bench) = Bench::new("renewed", |host| vec![&host.events]) else { return };
+    let Some(bench) = Bench::new("a_renewed_leaf_has_the_same_limits_and_owner", |host| vec![&host.events])
+    else {
+        return;
+    };
     let mut slot = bench.tree().slot(0).unwrap();
     let limits = Limits { pids_max: Some(9), ..Limits::default() };
     let limited = bench.tree().host().pids.is_yes();
@@ -151,7 +159,11 @@ fn a_renewed_leaf_has_the_same_limits_and_owner() {
 #[test]
 fn a_delegated_uid_may_enter_the_action_leaf_from_init() {
     const NOBODY: u32 = 65534;
-    let Some(bench) = Bench::new("delegated", |host| vec![&host.events]) else { return };
+    let Some(bench) =
+        Bench::new("a_delegated_uid_may_enter_the_action_leaf_from_init", |host| vec![&host.events])
+    else {
+        return;
+    };
     if !rustix::process::geteuid().is_root() {
         eprintln!(
             "SKIP a_delegated_uid_may_enter_the_action_leaf_from_init: only root may become another uid"

@@ -32,7 +32,9 @@ fn attach(dir: &Path, script: &Script) {
 
 #[test]
 fn trees_of_the_dead_go_and_those_of_the_living_stay() {
-    let Some(bench) = Bench::new("sweep", |_| vec![]) else { return };
+    let Some(bench) = Bench::new("trees_of_the_dead_go_and_those_of_the_living_stay", |_| vec![]) else {
+        return;
+    };
     let host = nested(&bench);
     let tops = bench.tree().paths();
     let mut gone = Command::new("true").spawn().unwrap();
