@@ -6,6 +6,7 @@ pub mod init;
 pub mod layer;
 pub mod outcome;
 pub mod plan;
+pub mod pool;
 mod probe;
 pub mod runtime;
 pub mod sandbox;

@@ -14,6 +14,7 @@ use crate::plan::Op;
 use crate::runtime::{Runtime, SandboxError, Template, sealed};
 use crate::seat::Seat;
 use crate::sys::{Errno, message};
+use crate::zygote::ZygoteError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
 const QUIET_PATIENCE: Duration = Duration::from_secs(10);
+/// Seats that are tried for one sandbox.
+const SEATS_TRIED_MAX: usize = 3;
 /// How long a sandbox may take to be made or reset.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -91,10 +94,9 @@ enum State {
 #[derive(Debug)]
 pub struct Sandbox {
     template: Arc<Template>,
-    seat: Option<Seat>,
+    seat: Seat,
     control: Arc<OwnedFd>,
-    pidfd: OwnedFd,
-    pid: u32,
+    init: InitProcess,
     canceled: Arc<AtomicBool>,
     state: State,
 }
@@ -105,12 +107,23 @@ impl Sandbox {
     /// # Errors
     /// The step that failed, in words, or why there is no seat.
     pub fn create(runtime: &Runtime, template: &Arc<Template>) -> Result<Sandbox, SandboxError> {
-        let seat = runtime.seats.take()?;
-        Sandbox::create_in(seat, template, 0).map_err(|(error, seat)| {
-            // The seat is as it was; the first error is the one that counts.
-            let _ = runtime.seats.give_back(seat);
-            error
-        })
+        let mut last = None;
+        // A spare seat's own zygote may have been killed for memory; then the seat is taken apart, and another taken.
+        for _ in 0..SEATS_TRIED_MAX {
+            match Sandbox::create_in(runtime.seats.take()?, template, 0) {
+                Ok(sandbox) => return Ok(sandbox),
+                Err((error @ SandboxError::Zygote(ZygoteError::Gone { .. }), seat)) => {
+                    let _ = runtime.seats.discard(seat);
+                    last = Some(error);
+                }
+                Err((error, seat)) => {
+                    // The seat is as it was; the first error is the one that counts.
+                    let _ = runtime.seats.give_back(seat);
+                    return Err(error);
+                }
+            }
+        }
+        Err(last.unwrap_or(SandboxError::Ended { what: "make a sandbox" }))
     }
 
     /// Makes a sandbox in this seat; step `fail_at` fails (0: none).
@@ -123,19 +136,15 @@ impl Sandbox {
             Ok((control, pid, pidfd)) => {
                 let mut sandbox = Sandbox {
                     template: template.clone(),
-                    seat: Some(seat),
+                    seat,
                     control: Arc::new(control),
-                    pidfd,
-                    pid,
+                    init: InitProcess { pid, pidfd },
                     canceled: Arc::new(AtomicBool::new(false)),
                     state: State::Resetting,
                 };
                 match sandbox.finish_reset() {
                     Ok(()) => Ok(sandbox),
-                    Err(error) => match sandbox.tear_down() {
-                        Some(seat) => Err((error, seat)),
-                        None => unreachable_seat(error),
-                    },
+                    Err(error) => Err((error, sandbox.tear_down())),
                 }
             }
         }
@@ -150,13 +159,13 @@ impl Sandbox {
     /// The pid of its init on the host; for tests and status.
     #[must_use]
     pub fn init_pid(&self) -> u32 {
-        self.pid
+        self.init.pid
     }
 
     /// The id outside that owns what its actions write.
     #[must_use]
     pub fn action_id(&self) -> u32 {
-        self.seat.as_ref().map_or(0, Seat::action_id)
+        self.seat.action_id()
     }
 
     /// A handle that kills what runs here.
@@ -194,7 +203,7 @@ impl Sandbox {
     }
 
     fn start(&mut self, action: &Action<'_>) -> Result<(), SandboxError> {
-        if let Some(cgroup) = self.seat.as_mut().and_then(|seat| seat.cgroup.as_mut()) {
+        if let Some(cgroup) = self.seat.cgroup.as_mut() {
             cgroup.set_limits(action.limits)?;
         } else if *action.limits != Limits::default() {
             return Err(SandboxError::Host {
@@ -241,7 +250,7 @@ impl Sandbox {
                     }
                     Stage::Running | Stage::Asked => {
                         let _ = ToInit::Kill.send(self.control.as_fd(), &[]);
-                        if let Some(cgroup) = self.seat.as_ref().and_then(|seat| seat.cgroup.as_ref()) {
+                        if let Some(cgroup) = self.seat.cgroup.as_ref() {
                             let _ = cgroup.kill_action();
                         }
                         stage = Stage::Killed;
@@ -275,7 +284,7 @@ impl Sandbox {
     }
 
     fn conclude(&mut self, waited: &Waited, action: &Action<'_>) -> Outcome {
-        let counted = self.counted(matches!(waited, Waited::Exited { .. }));
+        let counted = self.counted();
         let mut outcome = Outcome::lost("");
         outcome.usage = usage(waited, counted.as_ref());
         let ran_out = outcome.usage.oom_kills.is_some_and(|kills| kills > 0);
@@ -309,13 +318,13 @@ impl Sandbox {
         outcome
     }
 
-    fn counted(&self, _quiet: bool) -> Option<cgroup::Usage> {
-        self.seat.as_ref()?.cgroup.as_ref()?.usage().ok()
+    fn counted(&self) -> Option<cgroup::Usage> {
+        self.seat.cgroup.as_ref()?.usage().ok()
     }
 
     /// The last part of the barrier: the cgroup agrees that nobody is left.
     fn is_quiet(&self) -> bool {
-        match self.seat.as_ref().and_then(|seat| seat.cgroup.as_ref()) {
+        match self.seat.cgroup.as_ref() {
             Some(cgroup) if cgroup.populated() == Some(true) => cgroup.wait_quiet(QUIET_PATIENCE).unwrap_or(false),
             _ => true,
         }
@@ -339,7 +348,7 @@ impl Sandbox {
         }
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if let Some(cgroup) = self.seat.as_mut().and_then(|seat| seat.cgroup.as_mut()) {
+        if let Some(cgroup) = self.seat.cgroup.as_mut() {
             if !cgroup.resets_peak() && cgroup.action_leaf_fd().is_some() {
                 cgroup.renew_action_leaf()?;
                 renewed.extend(cgroup.action_leaf_fd());
@@ -366,7 +375,7 @@ impl Sandbox {
         self.state = State::Broken;
         match self.receive_until(Some(Instant::now() + READY_PATIENCE)) {
             Ok(Some(FromInit::Ready)) => {
-                if let Some(cgroup) = self.seat.as_mut().and_then(|seat| seat.cgroup.as_mut()) {
+                if let Some(cgroup) = self.seat.cgroup.as_mut() {
                     cgroup.rebase()?;
                 }
                 self.state = State::Ready;
@@ -384,40 +393,45 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError::Cgroup`] with directories that cannot be removed yet.
-    pub fn destroy(mut self, runtime: &Runtime) -> Result<(), SandboxError> {
-        match self.tear_down() {
-            Some(seat) => runtime.seats.give_back(seat),
-            None => Ok(()),
-        }
+    pub fn destroy(self, runtime: &Runtime) -> Result<(), SandboxError> {
+        runtime.seats.give_back(self.tear_down())
     }
 
     /// Ends the sandbox; the seat can take another one at once.
     #[must_use]
-    pub fn into_seat(mut self) -> Option<Seat> {
+    pub fn into_seat(self) -> Seat {
         self.tear_down()
     }
 
     /// Kills init, and with it everything in its pid namespace, and waits until it is gone.
-    fn tear_down(&mut self) -> Option<Seat> {
-        self.state = State::Broken;
+    fn tear_down(self) -> Seat {
+        let Sandbox { seat, init, .. } = self;
+        init.end();
+        seat
+    }
+}
+
+/// The sandbox's init as a process; killed at the latest when it is dropped.
+#[derive(Debug)]
+struct InitProcess {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl InitProcess {
+    fn end(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         let mut events = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let patience = Timespec { tv_sec: QUIET_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
-        self.seat.take()
     }
 }
 
-impl Drop for Sandbox {
+impl Drop for InitProcess {
     fn drop(&mut self) {
         // The last net: closing the control socket ends init as well.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
-}
-
-fn unreachable_seat<T>(error: SandboxError) -> Result<T, (SandboxError, Seat)> {
-    // A sandbox has its seat until it is torn down, which happens once.
-    panic!("BUG: a new sandbox without a seat: {error}")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Seats that one zygote serves.
 const SEATS_PER_ZYGOTE: u32 = 32;
+/// Seats that are kept for the next sandbox when theirs is gone; more are taken apart.
+const SPARE_SEATS_MAX: usize = 64;
 /// Start of the range of ids.
 const ID_BASE: u32 = 0x7000_0000;
 /// Ids for each zygote.
@@ -57,6 +59,7 @@ struct SharedZygote {
 #[derive(Debug, Default)]
 struct State {
     shared: Vec<SharedZygote>,
+    spare: Vec<Seat>,
     free_indexes: Vec<usize>,
     next_index: usize,
 }
@@ -77,13 +80,16 @@ impl Seats {
         Seats { zygote, tree, privileged, state: Mutex::new(state) }
     }
 
-    /// Takes a free seat, or makes one.
+    /// Takes a spare seat, or makes one.
     ///
     /// # Errors
     /// [`SandboxError`], when its cgroup or zygote cannot be made.
     pub fn take(&self) -> Result<Seat, SandboxError> {
         let index = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(seat) = state.spare.pop() {
+                return Ok(seat);
+            }
             match state.free_indexes.pop() {
                 Some(index) => index,
                 None => {
@@ -135,11 +141,27 @@ impl Seats {
         Ok((zygote, place))
     }
 
-    /// Gives a seat back whose sandbox is gone.
+    /// Gives a seat back whose sandbox is gone. It is kept for the next one if nobody is left in it.
+    ///
+    /// # Errors
+    /// As [`Seats::discard`].
+    pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
+        let deserted = seat.cgroup.as_ref().is_none_or(|cgroup| cgroup.populated() != Some(true));
+        if deserted {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.spare.len() < SPARE_SEATS_MAX {
+                state.spare.push(seat);
+                return Ok(());
+            }
+        }
+        self.discard(seat)
+    }
+
+    /// Takes a seat apart.
     ///
     /// # Errors
     /// [`SandboxError::Cgroup`] with directories that cannot be removed yet; the seat's number is then not used again.
-    pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
+    pub fn discard(&self, seat: Seat) -> Result<(), SandboxError> {
         let Seat { index, zygote, cgroup, zygote_place, .. } = seat;
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,6 +185,10 @@ impl Seats {
     }
 
     pub(crate) fn stop(self) -> Result<(), SandboxError> {
+        let spare = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).spare);
+        for seat in spare {
+            self.discard(seat)?;
+        }
         let Seats { zygote, tree, state, .. } = self;
         drop(state);
         drop(zygote);
