@@ -127,9 +127,24 @@ impl Features {
 const TOOLCHAIN: [&str; 9] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store"];
 /// What compilers and loaders need of /etc, by name or prefix (ending in `*`). No keys, no users, no mounts.
 const ETC: [&str; 18] = [
-    "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "ssl/certs",
-    "ssl/openssl.cnf", "ca-certificates.conf", "pki/tls/certs", "java*", "python*", "perl", "mime.types", "protocols",
-    "services", "mke2fs.conf", "gnuplot",
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "timezone",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "ca-certificates.conf",
+    "pki/tls/certs",
+    "java*",
+    "python*",
+    "perl",
+    "mime.types",
+    "protocols",
+    "services",
+    "mke2fs.conf",
+    "gnuplot",
 ];
 
 /// What a root view shows of the host, in a stable order. Entries that do not exist are left out.
@@ -139,8 +154,11 @@ const ETC: [&str; 18] = [
 pub fn entries(root: &RootView) -> std::io::Result<Vec<HostEntry>> {
     match root {
         RootView::Host => {
-            let mut found: Vec<HostEntry> =
-                TOOLCHAIN.iter().filter_map(|name| entry(Path::new("/"), name)).filter(|e| !e.at.contains('/')).collect();
+            let mut found: Vec<HostEntry> = TOOLCHAIN
+                .iter()
+                .filter_map(|name| entry(Path::new("/"), name))
+                .filter(|e| !e.at.contains('/'))
+                .collect();
             for pattern in ETC.iter().filter(|pattern| !pattern.contains('/')) {
                 match pattern.strip_suffix('*') {
                     None => found.extend(entry(Path::new("/"), &format!("etc/{pattern}"))),
@@ -163,7 +181,8 @@ pub fn entries(root: &RootView) -> std::io::Result<Vec<HostEntry>> {
             for name in shown {
                 // /etc is shown entry by entry, since the view has its own directory of that name.
                 if name == "etc" && directory.join("etc").is_dir() {
-                    let mut inner: Vec<_> = std::fs::read_dir(directory.join("etc"))?.filter_map(Result::ok).collect();
+                    let mut inner: Vec<_> =
+                        std::fs::read_dir(directory.join("etc"))?.filter_map(Result::ok).collect();
                     inner.sort_by_key(std::fs::DirEntry::file_name);
                     let names = inner.into_iter().filter_map(|item| item.file_name().into_string().ok());
                     found.extend(names.filter_map(|inner| entry(directory, &format!("etc/{inner}"))));
@@ -213,7 +232,10 @@ pub fn is_administrator() -> bool {
 pub fn user_namespaces() -> Support {
     let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     if read("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
-        return Support::no("user.max_user_namespaces is 0", Some("sysctl -w user.max_user_namespaces=65536"));
+        return Support::no(
+            "user.max_user_namespaces is 0",
+            Some("sysctl -w user.max_user_namespaces=65536"),
+        );
     }
     if is_administrator() {
         return Support::Yes;
@@ -227,7 +249,9 @@ pub fn user_namespaces() -> Support {
     if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
         return Support::no(
             "AppArmor restricts user namespaces of ordinary users",
-            Some("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for this program"),
+            Some(
+                "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for this program",
+            ),
         );
     }
     Support::Yes

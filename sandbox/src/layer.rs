@@ -49,7 +49,13 @@ pub fn overlay(layers: &Layers<'_>, features: &Features) -> Result<OwnedFd> {
     mount::finish(context.as_fd(), attr::NO_SUID | attr::NO_DEV)
 }
 
-fn set_layer(context: &OwnedFd, by_fd: &CStr, by_path: &CStr, layer: BorrowedFd<'_>, features: &Features) -> Result<()> {
+fn set_layer(
+    context: &OwnedFd,
+    by_fd: &CStr,
+    by_path: &CStr,
+    layer: BorrowedFd<'_>,
+    features: &Features,
+) -> Result<()> {
     if features.overlay_detached_layers.is_yes() {
         return fsconfig_set_fd(context.as_fd(), by_fd, layer);
     }
@@ -66,7 +72,12 @@ fn descriptor_path(fd: BorrowedFd<'_>) -> Result<CString> {
 /// # Errors
 /// As openat(2).
 pub fn open_directory(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
-    rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    rustix::fs::openat(
+        dir,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )
 }
 
 /// A detached mount of `tree` in which the files of one host id belong to another, and the other way round.

@@ -74,9 +74,9 @@ impl SandboxError {
     pub fn hint(&self) -> Option<String> {
         match self {
             SandboxError::Host { remedy, .. } => remedy.clone(),
-            SandboxError::Cgroup(CgroupError::LimitUnavailable { hint, .. } | CgroupError::NoPlace { hint, .. }) => {
-                hint.clone()
-            }
+            SandboxError::Cgroup(
+                CgroupError::LimitUnavailable { hint, .. } | CgroupError::NoPlace { hint, .. },
+            ) => hint.clone(),
             _ => None,
         }
     }
@@ -140,7 +140,8 @@ impl Runtime {
         enter_namespaces(administrator)?;
         let zygote = Arc::new(Zygote::start()?);
         let mut features = features(administrator, &zygote);
-        let tree = if options.without_cgroups { None } else { CgroupTree::create(&cgroup_host, "sandboxes").ok() };
+        let tree =
+            if options.without_cgroups { None } else { CgroupTree::create(&cgroup_host, "sandboxes").ok() };
         features.cgroup_v2 = tree.is_some() && cgroup_host.v2_place().is_some();
         features.shares_memory_cgroup = tree.is_some() && !cgroup_host.v1_places().is_empty();
         let seats = Seats::new(zygote.clone(), tree, administrator);
@@ -185,7 +186,11 @@ impl Runtime {
     ///
     /// # Errors
     /// As [`Runtime::template`].
-    pub fn template_failing_at(&self, spec: &SandboxSpec, fail_at: u32) -> Result<Arc<Template>, SandboxError> {
+    pub fn template_failing_at(
+        &self,
+        spec: &SandboxSpec,
+        fail_at: u32,
+    ) -> Result<Arc<Template>, SandboxError> {
         let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(template), 0) = (templates.get(spec), fail_at) {
             return Ok(template.clone());
@@ -231,13 +236,15 @@ impl Runtime {
         if !self.features.privileged || !self.features.idmapped_mounts.is_yes() {
             return Ok(None);
         }
-        let stat = rustix::fs::fstat(tree).map_err(SandboxError::system("read the owner of the input tree"))?;
+        let stat =
+            rustix::fs::fstat(tree).map_err(SandboxError::system("read the owner of the input tree"))?;
         let key = (stat.st_uid, action_id);
         let mut maps = self.id_maps.lock().unwrap_or_else(PoisonError::into_inner);
         let namespace = match maps.get(&key) {
             Some(namespace) => namespace.clone(),
             None => {
-                let made = Arc::new(self.zygote.user_namespace(&layer::exchange_map(stat.st_uid, action_id))?);
+                let made =
+                    Arc::new(self.zygote.user_namespace(&layer::exchange_map(stat.st_uid, action_id))?);
                 maps.insert(key, made.clone());
                 made
             }
@@ -247,7 +254,9 @@ impl Runtime {
             Ok(mapped) => Ok(Some(mapped)),
             // This filesystem has no idmapped mounts; the files keep their owner.
             Err(Errno::INVAL) => Ok(None),
-            Err(errno) => Err(SandboxError::System { what: "map the owner of the input tree".to_owned(), errno }),
+            Err(errno) => {
+                Err(SandboxError::System { what: "map the owner of the input tree".to_owned(), errno })
+            }
         }
     }
 
@@ -280,7 +289,10 @@ pub(crate) fn sealed(name: &str, mut bytes: &[u8]) -> Result<OwnedFd, Errno> {
         let count = rustix::io::retry_on_intr(|| rustix::io::write(&file, bytes))?;
         bytes = bytes.get(count..).unwrap_or(&[]);
     }
-    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
     Ok(file)
 }
 

@@ -7,8 +7,8 @@
 //! `run` returns when all is *quiet*: no process of the action is left and none can come. The reset goes on in the
 //! sandbox's init while the caller already has its outcome.
 use crate::cgroup::{self, Limits};
-use crate::init::wire::{Exited, FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
 use crate::init::request;
+use crate::init::wire::{Exited, FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
 use crate::outcome::{End, Outcome, Times, Usage};
 use crate::plan::Op;
 use crate::runtime::{Runtime, SandboxError, Template, sealed};
@@ -130,7 +130,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// The step that failed, with the seat.
-    pub fn create_in(seat: Seat, template: &Arc<Template>, fail_at: u32) -> Result<Sandbox, (SandboxError, Seat)> {
+    pub fn create_in(
+        seat: Seat,
+        template: &Arc<Template>,
+        fail_at: u32,
+    ) -> Result<Sandbox, (SandboxError, Seat)> {
         match hatch(&seat, template, fail_at) {
             Err(error) => Err((error, seat)),
             Ok((control, pid, pidfd)) => {
@@ -184,7 +188,10 @@ impl Sandbox {
     pub fn run(&mut self, action: &Action<'_>) -> Outcome {
         let called = Instant::now();
         if self.state != State::Ready {
-            return Outcome::lost(format!("cannot run an action: the sandbox is {:?}, not ready", self.state));
+            return Outcome::lost(format!(
+                "cannot run an action: the sandbox is {:?}, not ready",
+                self.state
+            ));
         }
         self.state = State::Broken;
         self.canceled.store(false, Ordering::Release);
@@ -224,12 +231,12 @@ impl Sandbox {
         if action.terminal {
             flags |= RUN_WITH_TERMINAL;
         }
-        ToInit::Run { flags, fail_at: action.fail_at }.send(self.control.as_fd(), &descriptors).map_err(|errno| {
-            match errno {
+        ToInit::Run { flags, fail_at: action.fail_at }.send(self.control.as_fd(), &descriptors).map_err(
+            |errno| match errno {
                 Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
                 errno => SandboxError::System { what: "start the action".to_owned(), errno },
-            }
-        })
+            },
+        )
     }
 
     /// Waits for the report; kills when the time is over, and gives up when killing does not help.
@@ -238,7 +245,9 @@ impl Sandbox {
         let mut stage = Stage::Running;
         loop {
             match self.receive_until(deadline) {
-                Ok(Some(FromInit::Exited(report))) => return Waited::Exited { report, timed_out: stage != Stage::Running },
+                Ok(Some(FromInit::Exited(report))) => {
+                    return Waited::Exited { report, timed_out: stage != Stage::Running };
+                }
                 Ok(Some(FromInit::Failed { step, errno })) => return Waited::Failed { step, errno },
                 Ok(Some(FromInit::Ready)) => {}
                 Ok(None) => return Waited::Gone,
@@ -297,7 +306,11 @@ impl Sandbox {
             Waited::Gone => End::Lost { why: "the sandbox's init has ended".to_owned() },
             Waited::Unkillable => {
                 let patience = QUIET_PATIENCE.as_secs();
-                End::Lost { why: format!("the action cannot be killed: still there after {patience} s, left to the kernel") }
+                End::Lost {
+                    why: format!(
+                        "the action cannot be killed: still there after {patience} s, left to the kernel"
+                    ),
+                }
             }
             Waited::Failed { step, errno } => {
                 let failure = self.template.plan.failure(*step, Errno::from_raw_os_error(*errno));
@@ -325,7 +338,9 @@ impl Sandbox {
     /// The last part of the barrier: the cgroup agrees that nobody is left.
     fn is_quiet(&self) -> bool {
         match self.seat.cgroup.as_ref() {
-            Some(cgroup) if cgroup.populated() == Some(true) => cgroup.wait_quiet(QUIET_PATIENCE).unwrap_or(false),
+            Some(cgroup) if cgroup.populated() == Some(true) => {
+                cgroup.wait_quiet(QUIET_PATIENCE).unwrap_or(false)
+            }
             _ => true,
         }
     }
@@ -451,14 +466,22 @@ enum Waited {
 fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32, OwnedFd), SandboxError> {
     let (ours, theirs) = message::pair().map_err(SandboxError::system("make a control socket"))?;
     let cgroups = seat.cgroup.as_ref().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
-    let hatched =
-        seat.zygote.spawn(&template.plan, template.encoded.as_fd(), template.view, theirs.as_fd(), cgroups, seat.ids, fail_at)?;
+    let hatched = seat.zygote.spawn(
+        &template.plan,
+        template.encoded.as_fd(),
+        template.view,
+        theirs.as_fd(),
+        cgroups,
+        seat.ids,
+        fail_at,
+    )?;
     Ok((ours, hatched.pid, hatched.pidfd))
 }
 
 fn end_of(report: &Exited, timed_out: bool, action: &Action<'_>, template: &Template) -> End {
     if report.failed_step != 0 {
-        let failure = template.plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
+        let failure =
+            template.plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
         let step = template.plan.steps.get(report.failed_step as usize - 1).map(|step| &step.op);
         return End::NotStarted { failure, is_command: matches!(step, Some(Op::Exec)) };
     }

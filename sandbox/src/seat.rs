@@ -108,7 +108,9 @@ impl Seats {
         };
         let own_zygote = cgroup.as_ref().is_some_and(Slot::needs_v1_attach);
         let (zygote, place) = if own_zygote { (Arc::new(self.zygote.fork()?), None) } else { self.share()? };
-        if let (true, Some(slot), Some(pid)) = (own_zygote, &cgroup, Pid::from_raw(zygote.pid().cast_signed())) {
+        if let (true, Some(slot), Some(pid)) =
+            (own_zygote, &cgroup, Pid::from_raw(zygote.pid().cast_signed()))
+        {
             slot.attach_v1(pid)?;
         }
         let ids = self.ids(&zygote, place.unwrap_or(0));
@@ -166,7 +168,9 @@ impl Seats {
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(place) = zygote_place {
-                if let Some(shared) = state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.zygote, &zygote)) {
+                if let Some(shared) =
+                    state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.zygote, &zygote))
+                {
                     shared.free.push(place);
                 }
             }

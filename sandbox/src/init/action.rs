@@ -87,8 +87,14 @@ fn map<'a>(request: &OwnedFd) -> Result<&'a mut [u8]> {
     // SAFETY: a new private mapping of a sealed memfd; it is never unmapped before execve or exit, so that any
     // lifetime holds. The size is that of the file, which its seals keep as it is.
     unsafe {
-        let address =
-            rustix::mm::mmap(core::ptr::null_mut(), size, protection, rustix::mm::MapFlags::PRIVATE, request, 0)?;
+        let address = rustix::mm::mmap(
+            core::ptr::null_mut(),
+            size,
+            protection,
+            rustix::mm::MapFlags::PRIVATE,
+            request,
+            0,
+        )?;
         Ok(core::slice::from_raw_parts_mut(address.cast::<u8>(), size))
     }
 }

@@ -42,7 +42,15 @@ impl<'a> Context<'a> {
     /// A context at the start.
     #[must_use]
     pub fn new(plan: PlanBytes<'a>, view: &'a CStr, fail_at: u32) -> Self {
-        Context { plan, trees: message::no_descriptors(), view, fail_at, proc: None, ruleset: None, own_network: None }
+        Context {
+            plan,
+            trees: message::no_descriptors(),
+            view,
+            fail_at,
+            proc: None,
+            ruleset: None,
+            own_network: None,
+        }
     }
 
     /// Performs all steps of a phase that are not the zygote's or the waiting process's own.
@@ -59,7 +67,9 @@ impl<'a> Context<'a> {
                 if matches!(step.code(), code::AWAIT | code::STDIO | code::CHANGE_DIRECTORY | code::EXEC) {
                     return Ok(number);
                 }
-                self.guard(number).and_then(|()| self.perform(&step)).map_err(|errno| Failed { step: number, errno })?;
+                self.guard(number)
+                    .and_then(|()| self.perform(&step))
+                    .map_err(|errno| Failed { step: number, errno })?;
             }
             number += 1;
         }
@@ -109,13 +119,15 @@ impl<'a> Context<'a> {
                 rustix::fs::chmodat(here, at, mode, AtFlags::empty())
             }
             code::FILE => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(here, at, flags, mode)?;
                 write_all(&file, step.bytes(1)?)
             }
             code::SYMLINK => rustix::fs::symlinkat(step.text(1)?, here, at),
             code::ATTACH => {
-                let tree = self.trees.get_mut(step.small(0) as usize).and_then(Option::take).ok_or(Errno::BADF)?;
+                let tree =
+                    self.trees.get_mut(step.small(0) as usize).and_then(Option::take).ok_or(Errno::BADF)?;
                 mount::attach_at(tree.as_fd(), here, at)
             }
             _ => {
@@ -160,7 +172,8 @@ impl<'a> Context<'a> {
             }),
             code::MASK_DIRECTORY => if_exists(|| {
                 let target = mount::mount_point(here, at)?;
-                let empty = mount::tmpfs(c"4096", c"1", c"0555", attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)?;
+                let empty =
+                    mount::tmpfs(c"4096", c"1", c"0555", attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)?;
                 mount::attach(empty.as_fd(), target.as_fd())
             }),
             code::READ_ONLY => if_exists(|| {
@@ -180,12 +193,14 @@ impl<'a> Context<'a> {
         match (step.code(), &self.ruleset) {
             (code::LANDLOCK_CREATE, _) => {
                 let size = step.small(0) as usize;
-                self.ruleset = Some(process::landlock_create(step.wide(0), step.wide(1), step.wide(2), size)?);
+                self.ruleset =
+                    Some(process::landlock_create(step.wide(0), step.wide(1), step.wide(2), size)?);
                 Ok(())
             }
             (code::LANDLOCK_ALLOW, Some(ruleset)) => if_exists(|| {
                 let target = mount::opath(mount::here(), step.text(0)?)?;
-                let is_directory = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode).is_dir();
+                let is_directory =
+                    rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode).is_dir();
                 let of_a_file = crate::harden::landlock::fs::OF_A_FILE;
                 let access = if is_directory { step.wide(0) } else { step.wide(0) & of_a_file };
                 process::landlock_allow(ruleset.as_fd(), target.as_fd(), access)
@@ -250,9 +265,7 @@ fn harden(step: &StepBytes<'_>) -> Result<()> {
 fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the out-pointer refers to a live local; a null new limit means read only.
-    crate::sys::check(i64::from(unsafe {
-        libc::prlimit64(0, resource, core::ptr::null(), &raw mut old)
-    }))?;
+    crate::sys::check(i64::from(unsafe { libc::prlimit64(0, resource, core::ptr::null(), &raw mut old) }))?;
     let hard = hard.min(old.rlim_max);
     let new = libc::rlimit64 { rlim_cur: soft.min(hard), rlim_max: hard };
     // SAFETY: the new limit is a live local; a null old limit is allowed.
@@ -304,7 +317,12 @@ fn decimal(buffer: &mut [u8; 24], mut value: u64, base: u64) -> &CStr {
 }
 
 fn loopback_was_used() -> Result<bool> {
-    let file = rustix::fs::openat(mount::here(), c"proc/self/net/dev", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = rustix::fs::openat(
+        mount::here(),
+        c"proc/self/net/dev",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut buffer = [0u8; 2048];
     let count = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut buffer[..]))?;
     Ok(device_was_used(buffer.get(..count).unwrap_or(&[])))

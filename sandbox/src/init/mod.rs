@@ -138,8 +138,10 @@ impl Init<'_> {
         loop {
             let (from_control, from_children) = {
                 let signals = self.signals.as_fd();
-                let mut events =
-                    [PollFd::from_borrowed_fd(control, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+                let mut events = [
+                    PollFd::from_borrowed_fd(control, PollFlags::IN),
+                    PollFd::from_borrowed_fd(signals, PollFlags::IN),
+                ];
                 match poll(&mut events, None) {
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(_) => process::exit_now(1),
@@ -193,7 +195,9 @@ impl Init<'_> {
     fn signal(&self, number: i32) {
         use rustix::process::{Pid, Signal, kill_process};
         if self.run.active && !self.run.leader_ended {
-            if let (Some(pid), Some(signal)) = (Pid::from_raw(self.run.leader), Signal::from_named_raw(number)) {
+            if let (Some(pid), Some(signal)) =
+                (Pid::from_raw(self.run.leader), Signal::from_named_raw(number))
+            {
                 // The leader is our child and not reaped yet, so that the pid is still its own.
                 let _ = kill_process(pid, signal);
             }
@@ -201,7 +205,11 @@ impl Init<'_> {
     }
 
     /// Attaches the view of the inputs and lets the waiting process go on.
-    fn start(&mut self, descriptors: &mut message::Descriptors, flags: u32) -> core::result::Result<(), Failed> {
+    fn start(
+        &mut self,
+        descriptors: &mut message::Descriptors,
+        flags: u32,
+    ) -> core::result::Result<(), Failed> {
         let started_ns = now_ns();
         let wrap = |errno| Failed { step: 0, errno };
         if self.run.active {

@@ -57,7 +57,8 @@ pub fn fork() -> Result<(OwnedFd, Pid)> {
     match unsafe { process::clone3(0, None) }? {
         process::Cloned::Child => {
             drop(ours);
-            match super::take_number_three(theirs).and_then(|socket| process::close_from(4).map(|()| socket)) {
+            match super::take_number_three(theirs).and_then(|socket| process::close_from(4).map(|()| socket))
+            {
                 Ok(socket) => run(socket),
                 Err(_) => process::exit_now(1),
             }
@@ -184,22 +185,29 @@ impl Nursery {
                 self.spawn(view, fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
             }
             ToZygote::Fork => self.fork(descriptors).map(|pid| (pid, None)).map_err(machinery),
-            ToZygote::UserNamespace { map, length } => {
-                self.user_namespace(map.get(..length).unwrap_or(&[])).map(|fd| (0, Some(fd))).map_err(machinery)
-            }
+            ToZygote::UserNamespace { map, length } => self
+                .user_namespace(map.get(..length).unwrap_or(&[]))
+                .map(|fd| (0, Some(fd)))
+                .map_err(machinery),
         };
         let answer = match &result {
             Ok((pid, _)) => FromZygote::Done { pid: *pid },
             Err(failed) => FromZygote::Failed { step: failed.step, errno: failed.errno.raw_os_error() },
         };
-        let attached: Option<BorrowedFd<'_>> = result.as_ref().ok().and_then(|(_, fd)| fd.as_ref().map(AsFd::as_fd));
+        let attached: Option<BorrowedFd<'_>> =
+            result.as_ref().ok().and_then(|(_, fd)| fd.as_ref().map(AsFd::as_fd));
         if answer.send(self.socket.as_fd(), attached.as_slice()).is_err() {
             process::exit_now(0);
         }
     }
 
     /// Builds a view at its own mount point. A view that fails half way is taken down again.
-    fn view(&mut self, view: u32, fail_at: u32, mut descriptors: message::Descriptors) -> core::result::Result<(), Failed> {
+    fn view(
+        &mut self,
+        view: u32,
+        fail_at: u32,
+        mut descriptors: message::Descriptors,
+    ) -> core::result::Result<(), Failed> {
         let machinery = |errno| Failed { step: 0, errno };
         let plan = descriptors[0].take().ok_or(machinery(Errno::BADF))?;
         let bytes = read_plan(&plan).map_err(machinery)?;
@@ -234,7 +242,8 @@ impl Nursery {
         let bytes = read_plan(&plan).map_err(machinery)?;
         let plan = PlanBytes::new(&bytes).map_err(machinery)?;
         let path = view_path(view);
-        let (clone_step, namespaces) = find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
+        let (clone_step, namespaces) =
+            find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
         let (map_step, map) = find(plan, code::MAP_IDS).ok_or(machinery(Errno::BADMSG))?;
         let context = Context::new(plan, &path, fail_at);
         context.guard(clone_step).map_err(|errno| Failed { step: clone_step, errno })?;
@@ -250,7 +259,9 @@ impl Nursery {
             }
             process::Cloned::Parent(pid, pidfd) => {
                 let pidfd = pidfd.ok_or(machinery(Errno::BADF))?;
-                let mapped = context.guard(map_step).and_then(|()| self.map_ids(pid, &ids.map(map.small(0), map.small(1))?));
+                let mapped = context
+                    .guard(map_step)
+                    .and_then(|()| self.map_ids(pid, &ids.map(map.small(0), map.small(1))?));
                 if let Err(errno) = mapped.and_then(|()| message::send(gate_ours.as_fd(), b"go", &[])) {
                     let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                     return Err(Failed { step: map_step, errno });
@@ -296,7 +307,8 @@ impl Nursery {
             process::Cloned::Child => {
                 drop(gate_ours);
                 let mut buffer = [0; message::BYTES_MAX];
-                let _ = message::receive(gate_theirs.as_fd(), &mut buffer, &mut message::no_descriptors(), true);
+                let _ =
+                    message::receive(gate_theirs.as_fd(), &mut buffer, &mut message::no_descriptors(), true);
                 process::exit_now(0)
             }
             process::Cloned::Parent(pid, _) => {
@@ -311,7 +323,8 @@ impl Nursery {
 }
 
 fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, crate::plan::wire::StepBytes<'_>)> {
-    (1..=plan.len() as u32).find_map(|number| plan.step(number).filter(|step| step.code() == wanted).map(|step| (number, step)))
+    (1..=plan.len() as u32)
+        .find_map(|number| plan.step(number).filter(|step| step.code() == wanted).map(|step| (number, step)))
 }
 
 /// The child: waits for its id maps, lets go of the zygote's descriptors, and becomes init.

@@ -62,12 +62,16 @@ impl<'a> Request<'a> {
     /// `bytes` must be aligned to 8, which every mapping is.
     pub fn open(bytes: &'a mut [u8]) -> Result<Self> {
         let length = bytes.len();
-        if length < (HEADER + 2) * WORD || bytes.last() != Some(&0) || !(bytes.as_ptr() as usize).is_multiple_of(WORD) {
+        if length < (HEADER + 2) * WORD
+            || bytes.last() != Some(&0)
+            || !(bytes.as_ptr() as usize).is_multiple_of(WORD)
+        {
             return Err(Errno::BADMSG);
         }
         let base = bytes.as_ptr();
         // SAFETY: the mapping is aligned (checked), writable and borrowed for 'a; u64 has no invalid values.
-        let words = unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u64>(), length / WORD) };
+        let words =
+            unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u64>(), length / WORD) };
         let count = |index: usize| words.get(index).and_then(|word| usize::try_from(*word).ok());
         if words.first() != Some(&MAGIC) {
             return Err(Errno::BADMSG);
@@ -81,7 +85,8 @@ impl<'a> Request<'a> {
         let end = HEADER + candidates + arguments + variables + 2;
         let strings_start = end * WORD;
         for (index, word) in words.get_mut(HEADER - 1..end).ok_or(Errno::BADMSG)?.iter_mut().enumerate() {
-            let terminator = index == 1 + candidates + arguments || index == 2 + candidates + arguments + variables;
+            let terminator =
+                index == 1 + candidates + arguments || index == 2 + candidates + arguments + variables;
             let offset = usize::try_from(*word).map_err(|_| Errno::BADMSG)?;
             if terminator != (offset == 0) || (!terminator && !(strings_start..length).contains(&offset)) {
                 return Err(Errno::BADMSG);
@@ -143,7 +148,8 @@ mod tests {
     fn aligned(bytes: &[u8]) -> Vec<u64> {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
         // SAFETY: `words` holds at least as many bytes, all of them initialized.
-        unsafe { core::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes.len()) }.copy_from_slice(bytes);
+        unsafe { core::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes.len()) }
+            .copy_from_slice(bytes);
         words
     }
 

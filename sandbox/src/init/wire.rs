@@ -175,7 +175,9 @@ impl ToInit {
     /// Receives one message; `None` when the owner is gone.
     pub fn receive(socket: BorrowedFd<'_>, descriptors: &mut message::Descriptors) -> Result<Option<Self>> {
         let mut buffer = [0; message::BYTES_MAX];
-        let Some((kind, mut reader)) = receive(socket, &mut buffer, descriptors, true)? else { return Ok(None) };
+        let Some((kind, mut reader)) = receive(socket, &mut buffer, descriptors, true)? else {
+            return Ok(None);
+        };
         match kind {
             RUN => Ok(Some(ToInit::Run { flags: reader.small(), fail_at: reader.small() })),
             KILL => Ok(Some(ToInit::Kill)),
@@ -206,7 +208,9 @@ impl FromInit {
     pub fn receive(socket: BorrowedFd<'_>, wait: bool) -> Result<Option<Self>> {
         let mut buffer = [0; message::BYTES_MAX];
         let mut descriptors = message::no_descriptors();
-        let Some((kind, mut reader)) = receive(socket, &mut buffer, &mut descriptors, wait)? else { return Ok(None) };
+        let Some((kind, mut reader)) = receive(socket, &mut buffer, &mut descriptors, wait)? else {
+            return Ok(None);
+        };
         match kind {
             READY => Ok(Some(FromInit::Ready)),
             FAILED => Ok(Some(FromInit::Failed { step: reader.small(), errno: reader.small() as i32 })),

@@ -51,8 +51,18 @@ const HOST_TREE: u64 = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of proc that tell about the host or other sandboxes.
 const MASKED_FILES: [&str; 12] = [
-    "kcore", "keys", "key-users", "kmsg", "kallsyms", "timer_list", "latency_stats", "sched_debug", "slabinfo",
-    "vmallocinfo", "iomem", "ioports",
+    "kcore",
+    "keys",
+    "key-users",
+    "kmsg",
+    "kallsyms",
+    "timer_list",
+    "latency_stats",
+    "sched_debug",
+    "slabinfo",
+    "vmallocinfo",
+    "iomem",
+    "ioports",
 ];
 const MASKED_DIRECTORIES: [&str; 2] = ["acpi", "scsi"];
 const READ_ONLY_PROC: [&str; 5] = ["sys", "bus", "irq", "fs", "sysrq-trigger"];
@@ -86,8 +96,16 @@ pub fn compile(
 
 fn view(plan: &mut Plan, spec: &SandboxSpec, entries: &[HostEntry]) -> Result<(), CompileError> {
     let mut push = |op| plan.push(Phase::View, op);
-    push(Op::Tmpfs { at: c(""), size_bytes: 4 << 20, inodes: 4096, mode: 0o755, attributes: attr::NO_SUID | attr::NO_DEV });
-    for (at, mode) in [("dev", 0o755), ("dev/pts", 0o755), ("dev/shm", 0o1777), ("etc", 0o755), ("proc", 0o555)] {
+    push(Op::Tmpfs {
+        at: c(""),
+        size_bytes: 4 << 20,
+        inodes: 4096,
+        mode: 0o755,
+        attributes: attr::NO_SUID | attr::NO_DEV,
+    });
+    for (at, mode) in
+        [("dev", 0o755), ("dev/pts", 0o755), ("dev/shm", 0o1777), ("etc", 0o755), ("proc", 0o555)]
+    {
         push(Op::Directory { at: c(at), mode });
     }
     for (at, mode) in [("tmp", 0o1777), ("work", 0o755)] {
@@ -114,7 +132,8 @@ fn view(plan: &mut Plan, spec: &SandboxSpec, entries: &[HostEntry]) -> Result<()
     for (at, target) in links {
         plan.push(Phase::View, Op::Symlink { at: c(at), target: c(target) });
     }
-    let mut made = vec!["dev", "etc", "proc", "tmp", "work"].into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let mut made =
+        vec!["dev", "etc", "proc", "tmp", "work"].into_iter().map(str::to_owned).collect::<Vec<_>>();
     for mount in &spec.mounts {
         host_mount(plan, mount, entries, &mut made)?;
     }
@@ -126,7 +145,9 @@ fn view(plan: &mut Plan, spec: &SandboxSpec, entries: &[HostEntry]) -> Result<()
 fn show(plan: &mut Plan, entry: &HostEntry) {
     let at = c(entry.at.as_bytes());
     match &entry.kind {
-        EntryKind::Symlink(target) => plan.push(Phase::View, Op::Symlink { at, target: c(target.as_bytes()) }),
+        EntryKind::Symlink(target) => {
+            plan.push(Phase::View, Op::Symlink { at, target: c(target.as_bytes()) })
+        }
         EntryKind::Directory => {
             plan.push(Phase::View, Op::Directory { at, mode: 0o755 });
             attach(plan, &entry.source, &entry.at, HOST_TREE, false);
@@ -164,9 +185,15 @@ fn generated_files(plan: &mut Plan, spec: &SandboxSpec) {
     }
 }
 
-fn host_mount(plan: &mut Plan, mount: &HostMount, entries: &[HostEntry], made: &mut Vec<String>) -> Result<(), CompileError> {
+fn host_mount(
+    plan: &mut Plan,
+    mount: &HostMount,
+    entries: &[HostEntry],
+    made: &mut Vec<String>,
+) -> Result<(), CompileError> {
     let refuse = |why| CompileError::Path { path: mount.target.display().to_string(), why };
-    let target = mount.target.strip_prefix("/").map_err(|_| refuse("the place inside must be an absolute path"))?;
+    let target =
+        mount.target.strip_prefix("/").map_err(|_| refuse("the place inside must be an absolute path"))?;
     let plain = target.components().all(|part| matches!(part, Component::Normal(_)));
     let Some(text) = target.to_str().filter(|text| !text.is_empty() && plain && !text.contains('\0')) else {
         return Err(refuse("the place inside must be a plain path below /, without . and .."));
@@ -181,7 +208,8 @@ fn host_mount(plan: &mut Plan, mount: &HostMount, entries: &[HostEntry], made: &
     }
     let is_file = mount.source.is_file();
     // What lies below a host tree must exist there; the rest of the way is made on the view's own tmpfs.
-    let below_host_tree = entries.iter().any(|entry| text == entry.at || text.starts_with(&format!("{}/", entry.at)));
+    let below_host_tree =
+        entries.iter().any(|entry| text == entry.at || text.starts_with(&format!("{}/", entry.at)));
     if !below_host_tree {
         let mut walked = String::new();
         let depth = target.components().count();
@@ -207,8 +235,12 @@ fn host_mount(plan: &mut Plan, mount: &HostMount, entries: &[HostEntry], made: &
 fn create(plan: &mut Plan, spec: &SandboxSpec, features: &Features) {
     let mut push = |op| plan.push(Phase::Create, op);
     let network = if spec.network == Network::Host { 0 } else { clone_flag::NEW_NET };
-    let namespaces = clone_flag::NEW_USER | clone_flag::NEW_NS | clone_flag::NEW_PID | clone_flag::NEW_IPC
-        | clone_flag::NEW_UTS | network;
+    let namespaces = clone_flag::NEW_USER
+        | clone_flag::NEW_NS
+        | clone_flag::NEW_PID
+        | clone_flag::NEW_IPC
+        | clone_flag::NEW_UTS
+        | network;
     push(Op::Clone { namespaces, in_cgroup: features.cgroup_v2 });
     let init = init_id(spec, features);
     push(Op::MapIds { init, action: spec.identity.uid });
@@ -261,13 +293,19 @@ fn lease(plan: &mut Plan, spec: &SandboxSpec) {
 }
 
 fn action(plan: &mut Plan, spec: &SandboxSpec, features: &Features) -> Result<Enforcement, CompileError> {
-    let mut enforcement = Enforcement { no_new_privs: true, capabilities: true, rlimits: true, ..Enforcement::default() };
+    let mut enforcement =
+        Enforcement { no_new_privs: true, capabilities: true, rlimits: true, ..Enforcement::default() };
     let mut push = |op| plan.push(Phase::Action, op);
     push(Op::Namespaces { flags: clone_flag::NEW_IPC | clone_flag::NEW_CGROUP });
     push(Op::NewSession);
     for line in rlimits::table(&spec.hardening) {
         let name = line.resource.name();
-        push(Op::Rlimit { resource: line.resource.number(), name, soft: line.wanted.soft, hard: line.wanted.hard });
+        push(Op::Rlimit {
+            resource: line.resource.number(),
+            name,
+            soft: line.wanted.soft,
+            hard: line.wanted.hard,
+        });
     }
     push(Op::Umask { mask: spec.umask });
     if features.shares_memory_cgroup {
@@ -310,16 +348,20 @@ fn bytes_of(program: &Program) -> Vec<u8> {
     bytes
 }
 
-fn landlock(plan: &mut Plan, spec: &SandboxSpec, features: &Features, enforcement: &mut Enforcement) -> Result<(), CompileError> {
+fn landlock(
+    plan: &mut Plan,
+    spec: &SandboxSpec,
+    features: &Features,
+    enforcement: &mut Enforcement,
+) -> Result<(), CompileError> {
     if spec.hardening.landlock == Level::Off {
         return Ok(());
     }
     let writable = ["/work", "/tmp", "/dev/shm", "/dev/pts"].map(Path::new);
     let extra = spec.mounts.iter().filter(|mount| mount.writable).map(|mount| mount.target.as_path());
-    let made = features
-        .landlock_abi
-        .clone()
-        .and_then(|abi| LandlockPlan::new(abi, writable.into_iter().chain(extra), false).map_err(|error| error.to_string()));
+    let made = features.landlock_abi.clone().and_then(|abi| {
+        LandlockPlan::new(abi, writable.into_iter().chain(extra), false).map_err(|error| error.to_string())
+    });
     let wanted = match (made, spec.hardening.landlock) {
         (Ok(wanted), _) => wanted,
         (Err(why), Level::Required) => return Err(CompileError::Missing { what: "landlock", why }),

@@ -54,13 +54,17 @@ fn namespaces(flags: u64) -> String {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Clone { .. } | Op::MapIds { .. } | Op::Settle { .. } | Op::Namespaces { .. } => self.text_identity(f),
+            Op::Clone { .. } | Op::MapIds { .. } | Op::Settle { .. } | Op::Namespaces { .. } => {
+                self.text_identity(f)
+            }
             Op::Rlimit { .. } | Op::Seccomp { .. } => self.text_hardening(f),
             Op::Tmpfs { .. } | Op::Attach { .. } | Op::Devpts { .. } => self.text_mount(f),
             Op::Directory { at, .. } => write!(f, "create directory {}", At(at)),
             Op::File { at, content, .. } if content.is_empty() => write!(f, "create empty file {}", At(at)),
             Op::File { at, .. } => write!(f, "write {}", At(at)),
-            Op::Symlink { at, target } => write!(f, "create symlink {} to {}", At(at), target.to_string_lossy()),
+            Op::Symlink { at, target } => {
+                write!(f, "create symlink {} to {}", At(at), target.to_string_lossy())
+            }
             Op::SealView => f.write_str("make the root of the view read-only"),
             Op::LoopbackUp => f.write_str("bring up the loopback device"),
             Op::HostName { name } => write!(f, "set the host name to {}", name.to_string_lossy()),
@@ -80,7 +84,9 @@ impl fmt::Display for Op {
             Op::DropCapabilities => f.write_str("empty the remaining capability sets"),
             Op::NoNewPrivileges => f.write_str("set no_new_privs"),
             Op::LandlockCreate { .. } => f.write_str("make a landlock ruleset"),
-            Op::LandlockAllow { at, .. } => write!(f, "allow access below {} by landlock", at.to_string_lossy()),
+            Op::LandlockAllow { at, .. } => {
+                write!(f, "allow access below {} by landlock", at.to_string_lossy())
+            }
             Op::LandlockRestrict => f.write_str("come under the landlock ruleset"),
             Op::Await => f.write_str("await the action"),
             Op::Stdio => f.write_str("take standard input, output and error"),
@@ -104,7 +110,9 @@ impl Op {
             Op::MapIds { init, action } => {
                 write!(f, "map users and groups {init} and {action} inside to the sandbox's own outside")
             }
-            Op::Settle { uid, gid } => write!(f, "become user {uid} and group {gid} inside, to end with the zygote"),
+            Op::Settle { uid, gid } => {
+                write!(f, "become user {uid} and group {gid} inside, to end with the zygote")
+            }
             Op::Namespaces { flags } => write!(f, "take new {} namespaces", namespaces(*flags)),
             _ => Ok(()),
         }
@@ -121,7 +129,9 @@ impl Op {
                     write!(f, "{inodes} inodes, ")?;
                 }
                 write!(f, "mode {mode:04o}")?;
-                for (bit, name) in [(attr::NO_SUID, "nosuid"), (attr::NO_DEV, "nodev"), (attr::NO_EXEC, "noexec")] {
+                for (bit, name) in
+                    [(attr::NO_SUID, "nosuid"), (attr::NO_DEV, "nodev"), (attr::NO_EXEC, "noexec")]
+                {
                     if attributes & bit != 0 {
                         write!(f, ", {name}")?;
                     }
@@ -132,7 +142,9 @@ impl Op {
                 let how = if *read_only { "read-only" } else { "writable" };
                 write!(f, "attach {} {how} at {}", what.to_string_lossy(), At(at))
             }
-            Op::Devpts { at, max } => write!(f, "mount devpts at {} ({} terminals)", At(at), max.to_string_lossy()),
+            Op::Devpts { at, max } => {
+                write!(f, "mount devpts at {} ({} terminals)", At(at), max.to_string_lossy())
+            }
             _ => Ok(()),
         }
     }
@@ -140,10 +152,13 @@ impl Op {
     fn text_hardening(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::Rlimit { name, soft, hard, .. } => {
-                let show = |value: u64| if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() };
+                let show =
+                    |value: u64| if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() };
                 write!(f, "set {name} to {} (hard {})", show(*soft), show(*hard))
             }
-            Op::Seccomp { program } => write!(f, "install the seccomp filter ({} instructions)", program.len() / 8),
+            Op::Seccomp { program } => {
+                write!(f, "install the seccomp filter ({} instructions)", program.len() / 8)
+            }
             _ => Ok(()),
         }
     }

@@ -86,15 +86,20 @@ impl<'a> Parts<'a> {
 
 fn parts(op: &Op) -> Parts<'_> {
     match op {
-        Op::Tmpfs { at, size_bytes, inodes, mode, attributes } => {
-            Parts::of(code::TMPFS).strings(at.to_bytes(), b"", b"").small(*mode, 0).wide(*size_bytes, *inodes, *attributes)
+        Op::Tmpfs { at, size_bytes, inodes, mode, attributes } => Parts::of(code::TMPFS)
+            .strings(at.to_bytes(), b"", b"")
+            .small(*mode, 0)
+            .wide(*size_bytes, *inodes, *attributes),
+        Op::Directory { at, mode } => {
+            Parts::of(code::DIRECTORY).strings(at.to_bytes(), b"", b"").small(*mode, 0)
         }
-        Op::Directory { at, mode } => Parts::of(code::DIRECTORY).strings(at.to_bytes(), b"", b"").small(*mode, 0),
         Op::File { at, content, mode } => {
             Parts::of(code::FILE).strings(at.to_bytes(), content.to_bytes(), b"").small(*mode, 0)
         }
         Op::Symlink { at, target } => Parts::of(code::SYMLINK).strings(at.to_bytes(), target.to_bytes(), b""),
-        Op::Attach { at, tree, .. } => Parts::of(code::ATTACH).strings(at.to_bytes(), b"", b"").small(*tree, 0),
+        Op::Attach { at, tree, .. } => {
+            Parts::of(code::ATTACH).strings(at.to_bytes(), b"", b"").small(*tree, 0)
+        }
         Op::SealView => Parts::of(code::SEAL_VIEW),
         Op::Clone { namespaces, in_cgroup } => {
             Parts::of(code::CLONE).small(u32::from(*in_cgroup), 0).wide(*namespaces, 0, 0)
@@ -120,7 +125,9 @@ fn action_parts(op: &Op) -> Parts<'_> {
     match op {
         Op::Namespaces { flags } => Parts::of(code::NAMESPACES).wide(*flags, 0, 0),
         Op::NewSession => Parts::of(code::NEW_SESSION),
-        Op::Rlimit { resource, soft, hard, .. } => Parts::of(code::RLIMIT).small(*resource, 0).wide(*soft, *hard, 0),
+        Op::Rlimit { resource, soft, hard, .. } => {
+            Parts::of(code::RLIMIT).small(*resource, 0).wide(*soft, *hard, 0)
+        }
         Op::Umask { mask } => Parts::of(code::UMASK).small(*mask, 0),
         Op::OomScore { score } => Parts::of(code::OOM_SCORE).small(*score, 0),
         Op::DropBounding => Parts::of(code::DROP_BOUNDING),

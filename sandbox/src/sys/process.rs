@@ -96,9 +96,10 @@ pub struct Reaped {
 }
 
 fn timeval_us(time: libc::timeval) -> u64 {
-    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000).saturating_add(
-        u64::try_from(time.tv_usec).unwrap_or(0),
-    )
+    u64::try_from(time.tv_sec)
+        .unwrap_or(0)
+        .saturating_mul(1_000_000)
+        .saturating_add(u64::try_from(time.tv_usec).unwrap_or(0))
 }
 
 /// Reaps any child that has ended; `None` if children are left but none has ended. `ECHILD`: there are none.
@@ -159,7 +160,8 @@ pub fn drop_bounding_set() -> Result<()> {
         }
     }
     // SAFETY: PR_CAP_AMBIENT_CLEAR_ALL takes integers only.
-    check(i64::from(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })).map(drop)
+    check(i64::from(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }))
+        .map(drop)
 }
 
 /// Sets the supplementary groups to none. Fails with `EPERM` where setgroups is denied, which is as good.
@@ -193,7 +195,8 @@ pub fn install_seccomp(program: &[u8]) -> Result<()> {
 pub fn close_from(first: RawFd) -> Result<()> {
     // SAFETY: close_range(2) takes integers; the caller is about to exec or has just been cloned, and owns no
     // descriptor above `first` any more.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, 0) })
+        .map(drop)
 }
 
 /// Marks every descriptor from `first` on close-on-exec (Linux 5.11).
@@ -212,7 +215,8 @@ pub fn block_signals() -> Result<()> {
     unsafe {
         let mut set: libc::sigset_t = core::mem::zeroed();
         libc::sigfillset(&raw mut set);
-        check(i64::from(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, core::ptr::null_mut()))).map(drop)
+        check(i64::from(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, core::ptr::null_mut())))
+            .map(drop)
     }
 }
 
@@ -226,7 +230,8 @@ pub fn reset_signals() -> Result<()> {
         }
         let mut set: libc::sigset_t = core::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        check(i64::from(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, core::ptr::null_mut()))).map(drop)
+        check(i64::from(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, core::ptr::null_mut())))
+            .map(drop)
     }
 }
 
@@ -237,7 +242,8 @@ pub fn child_signal_fd() -> Result<OwnedFd> {
         let mut set: libc::sigset_t = core::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        let fd = check(i64::from(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)))?;
+        let fd =
+            check(i64::from(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)))?;
         Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::BADF)?))
     }
 }
@@ -284,7 +290,12 @@ pub fn landlock_abi() -> Result<u32> {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
     // SAFETY: with the version flag the kernel wants a null attribute of size zero.
     let ret = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, core::ptr::null::<u8>(), 0, LANDLOCK_CREATE_RULESET_VERSION)
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            core::ptr::null::<u8>(),
+            0,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
     };
     check(ret).map(|abi| u32::try_from(abi).unwrap_or(0))
 }

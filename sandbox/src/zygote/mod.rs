@@ -190,7 +190,8 @@ impl Zygote {
             Err(Errno::PIPE | Errno::CONNRESET) => return Err(ZygoteError::Gone { what }),
             Err(errno) => return Err(ZygoteError::Request { what, errno }),
         }
-        let answer = FromZygote::receive(socket.as_fd()).map_err(|errno| ZygoteError::Request { what, errno })?;
+        let answer =
+            FromZygote::receive(socket.as_fd()).map_err(|errno| ZygoteError::Request { what, errno })?;
         match (answer, plan) {
             (None, _) => Err(ZygoteError::Gone { what }),
             (Some((FromZygote::Done { pid }, fd)), _) => Ok((pid, fd)),
