@@ -60,9 +60,10 @@ impl Owner {
     }
 }
 
-/// Opens the directory `name` in `dir` for listing.
+/// Opens the directory `name` in `dir` for listing. A symlink answers `LOOP`: it is the resolve flags that refuse it,
+/// because `O_NOFOLLOW` together with `O_DIRECTORY` would answer `NOTDIR`.
 pub fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2_again(dir, name, flags, Way::Strict)
 }
 

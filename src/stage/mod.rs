@@ -18,11 +18,24 @@
 pub mod beneath;
 pub mod contents;
 pub mod descent;
+mod error;
 mod fault;
+mod layer;
 pub mod limits;
+mod parents;
+mod place;
 mod remove;
 pub mod replicate;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 pub use beneath::Owner;
+pub use error::StageError;
 pub use fault::{Fault, Shown, TreeError};
+pub use layer::{Layer, Swept, sweep_all, sweep_stale};
+pub use parents::prepare_output_parents;
+pub use place::Places;
 pub use remove::{Removed, remove_tree};
+pub use replicate::Replicated;
+pub use tree::InputTree;

@@ -34,7 +34,17 @@ pub struct Removed {
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, entries_max: u64) -> Result<Removed, TreeError> {
     let mut removed = Removed::default();
     let shown = || OsStr::from_bytes(name.to_bytes()).to_os_string();
-    match remove_leaf(parent, name) {
+    let first = match remove_leaf(parent, name) {
+        // The directory that holds the tree is not part of it, and stays as it is.
+        Err(Errno::PERM | Errno::ACCESS) => {
+            if let Ok(Some(stat)) = beneath::look(parent, name) {
+                unlock_entry(parent, name, beneath::kind(&stat));
+            }
+            remove_leaf(parent, name)
+        }
+        answer => answer,
+    };
+    match first {
         Ok(Leaf::Gone) => return Ok(Removed { entries: 1 }),
         Ok(Leaf::Full) => {}
         Err(Errno::NOENT) => return Ok(removed),
