@@ -2,4 +2,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod action;
+pub mod commit;
+pub mod output;
 pub mod stage;
