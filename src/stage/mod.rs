@@ -27,7 +27,7 @@ mod place;
 mod remove;
 pub mod replicate;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 
 pub use beneath::Owner;
