@@ -7,8 +7,9 @@
 //!   odd\=name.c            `\=` is an equals sign in a name; every other backslash is itself
 //! ```
 //!
-//! A list (`--inputs-from`) has one such entry per line, or per NUL if it has a NUL byte anywhere. Empty entries are
-//! skipped; there are no comments and no quoting, so that any name can be written (with NUL, even one with newlines).
+//! A list (`--inputs-from`) has one such entry per line, or per NUL if it has a NUL byte anywhere. Empty
+//! entries are skipped; there are no comments and no quoting, so that any name can be written (with NUL, even
+//! one with newlines).
 //!
 //! Limits: a source whose name ends in a backslash cannot be given a DEST.
 

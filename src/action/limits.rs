@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing in `action` grows with input beyond one of these.
 
-/// Longest path, in bytes: one less than the kernel's PATH_MAX, so that a declared path can be opened in one call.
+/// Longest path, in bytes: one less than the kernel's PATH_MAX, so that a declared path can be opened in one
+/// call.
 pub const PATH_BYTES_MAX: usize = 4095;
 
 /// Longest component, in bytes: the kernel's NAME_MAX on every filesystem that can hold a layer.

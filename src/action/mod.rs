@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariants:
-//! - an [`ExecPath`] is relative, has at least one component, and no component is empty, `.`, `..`, longer than 255
-//!   bytes or contains NUL; two spellings of one path are equal;
+//! - an [`ExecPath`] is relative, has at least one component, and no component is empty, `.`, `..`, longer
+//!   than 255 bytes or contains NUL; two spellings of one path are equal;
 //! - an [`Outputs`] has no two outputs of which one is the other or lies below it.
 //!
 //! Limits: purely lexical. Whether a path meets a symlink on the way is decided by the modules that open it

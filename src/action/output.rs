@@ -75,8 +75,8 @@ impl OutputConflict {
 }
 
 impl OutputSpec {
-    /// Parses a declaration; a trailing slash says that it must be a directory. An absolute path below `exec_root`
-    /// is taken as the relative path it is.
+    /// Parses a declaration; a trailing slash says that it must be a directory. An absolute path below
+    /// `exec_root` is taken as the relative path it is.
     pub fn parse(raw: impl AsRef<OsStr>, exec_root: &Path) -> Result<Self, OutputSpecError> {
         let raw = raw.as_ref();
         let path =

@@ -1,9 +1,12 @@
-//! The directories that outputs go to: opened, created where missing, and checked, before anything is published.
+//! The directories that outputs go to: opened, created where missing, and checked, before anything is
+//! published.
 //!
-//! Invariants: reached beneath the root without following a symlink; a directory that had to be closed meanwhile is
-//! compared by device and inode when it is opened again. What was created is known, and removed on failure.
+//! Invariants: reached beneath the root without following a symlink; a directory that had to be closed
+//! meanwhile is compared by device and inode when it is opened again. What was created is known, and removed
+//! on failure.
 //!
-//! Limits: checks are made before the renames, and a user who changes the tree between the two gets an error then.
+//! Limits: checks are made before the renames, and a user who changes the tree between the two gets an error
+//! then.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};

@@ -6,7 +6,8 @@ use crate::stage::{Fault, TreeError};
 /// Why outputs cannot be published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// What is at the destination, or on the way to it, may not be replaced or followed. Nothing was published.
+    /// What is at the destination, or on the way to it, may not be replaced or followed. Nothing was
+    /// published.
     #[error("cannot publish output {output}: {why}")]
     Destination {
         /// The output.

@@ -104,7 +104,8 @@ struct Publication<'a> {
     upper: BorrowedFd<'a>,
     destinations: Destinations<'a>,
     replicator: Replicator,
-    /// Names beside destinations that are ours, or hold what was replaced: removed at the end, whatever the end is.
+    /// Names beside destinations that are ours, or hold what was replaced: removed at the end, whatever the
+    /// end is.
     temporaries: Vec<(ExecPath, CString)>,
     next: u64,
     published: Published,
@@ -220,7 +221,8 @@ impl<'a> Publication<'a> {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if wanted(ready) == Step::Exchange => {}
             answer => return answer,
         }
-        // A filesystem without EXCHANGE: the old one steps aside, and comes back if the new one cannot take its place.
+        // A filesystem without EXCHANGE: the old one steps aside, and comes back if the new one cannot take
+        // its place.
         drop(target);
         let aside = self.free_name(path)?;
         let target = self.destinations.directory(path)?;
@@ -262,7 +264,8 @@ fn wanted(ready: &Ready<'_>) -> Step {
     }
 }
 
-/// Renames `from` to `to`. What is at `to` may have changed since it was looked at; then the other step is tried.
+/// Renames `from` to `to`. What is at `to` may have changed since it was looked at; then the other step is
+/// tried.
 fn rename_over(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), step: Step) -> Result<(), Errno> {
     let rename = |flags| rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags);
     match step {
@@ -274,7 +277,8 @@ fn rename_over(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), step:
         },
         Step::Exchange => match rename(RenameFlags::EXCHANGE) {
             Err(Errno::NOENT) => rename(RenameFlags::empty()),
-            // To move a directory is to write to it (its `..` changes), and this one is read-only. It is on its way out.
+            // To move a directory is to write to it (its `..` changes), and this one is read-only. It is on
+            // its way out.
             Err(Errno::ACCESS) => {
                 let stat = beneath::look(to.0, to.1)?.ok_or(Errno::NOENT)?;
                 beneath::change_mode(to.0, to.1, (beneath::mode(&stat) & permissions()) | Mode::RWXU)?;

@@ -1,7 +1,7 @@
 //! From declared outputs to sealed ones: locate all, then seal each.
 //!
-//! Invariants: nothing in the layer changes before every output has been located; a missing output is reported
-//! together with all other missing ones. The lower layer is only read.
+//! Invariants: nothing in the layer changes before every output has been located; a missing output is
+//! reported together with all other missing ones. The lower layer is only read.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,8 +29,9 @@ pub struct CollectOptions {
     pub limits: TreeLimits,
     /// Take what is there, and list what is not ([`Collected::missing`]): for outputs of failed actions.
     pub missing_allowed: bool,
-    /// The lower layer is the very tree that the outputs go back to. What the action left untouched is then linked
-    /// into the output instead of copied: the published directory has the same inodes that it had before.
+    /// The lower layer is the very tree that the outputs go back to. What the action left untouched is then
+    /// linked into the output instead of copied: the published directory has the same inodes that it had
+    /// before.
     pub lower_is_destination: bool,
 }
 
@@ -100,7 +101,8 @@ pub fn collect(
     })
 }
 
-/// Splits the outputs into those that are there and those that are not, and checks what can be checked unopened.
+/// Splits the outputs into those that are there and those that are not, and checks what can be checked
+/// unopened.
 fn locate<'a>(
     upper: BorrowedFd<'_>,
     lower: Option<BorrowedFd<'_>>,

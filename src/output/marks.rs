@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   whiteout         char device 0:0, or an empty file with <ns>.overlay.whiteout     the name is gone
-//!   opaque directory <ns>.overlay.opaque = "y"                                        nothing of lower shows in it
+//!   opaque directory <ns>.overlay.opaque = "y"                       nothing of lower shows in it
 //!   <ns> = trusted (mounted by root), user (mounted with `userxattr` in a user namespace)
 //! ```
 //!
-//! Invariant: an action cannot write these marks. Making a 0:0 device through an overlay is refused by the kernel,
-//! and attributes of the mount's own namespace are escaped or refused. The other namespace is the action's to write,
-//! and is never read.
+//! Invariant: an action cannot write these marks. Making a 0:0 device through an overlay is refused by the
+//! kernel, and attributes of the mount's own namespace are escaped or refused. The other namespace is the
+//! action's to write, and is never read.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -58,7 +58,8 @@ impl Marks {
             FileType::CharacterDevice => Ok(stat.st_rdev == 0),
             FileType::RegularFile if stat.st_size == 0 => {
                 let opened = match beneath::open_file(upper_dir, name) {
-                    // Not readable by its owner: the action's work. The kernel's own marks are on readable files.
+                    // Not readable by its owner: the action's work. The kernel's own marks are on readable
+                    // files.
                     Err(Errno::ACCESS) => return Ok(false),
                     answer => answer?,
                 };

@@ -42,13 +42,13 @@ pub(super) fn see(
     name: &CStr,
     marks: Marks,
 ) -> Result<Seen, Errno> {
-    if let Some(dir) = upper {
-        if let Some(stat) = beneath::look(dir, name)? {
-            return match marks.is_whiteout(dir, name, &stat)? {
-                true => Ok(Seen::Nothing),
-                false => Ok(Seen::Upper(stat)),
-            };
-        }
+    if let Some(dir) = upper
+        && let Some(stat) = beneath::look(dir, name)?
+    {
+        return match marks.is_whiteout(dir, name, &stat)? {
+            true => Ok(Seen::Nothing),
+            false => Ok(Seen::Upper(stat)),
+        };
     }
     match lower {
         Some(dir) => Ok(beneath::look(dir, name)?.map_or(Seen::Nothing, Seen::Lower)),

@@ -5,9 +5,9 @@
 //!   Descent over lower:   out ── a             as deep as something of lower shows through
 //! ```
 //!
-//! Invariants: after a successful call the output is a complete tree of regular files with one link, directories and
-//! symlinks, owned by the caller's choice, without set-id bits, extended attributes and whiteouts. A directory keeps
-//! its mtime, though entries come and go here. No recursion; see [`Descent`].
+//! Invariants: after a successful call the output is a complete tree of regular files with one link,
+//! directories and symlinks, owned by the caller's choice, without set-id bits, extended attributes and
+//! whiteouts. A directory keeps its mtime, though entries come and go here. No recursion; see [`Descent`].
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -305,10 +305,10 @@ impl Walk {
     }
 
     fn leave(&mut self) -> Result<(), Fault> {
-        if self.lower_dir()?.is_some() {
-            if let Some(lower) = &mut self.lower {
-                lower.leave()?;
-            }
+        if self.lower_dir()?.is_some()
+            && let Some(lower) = &mut self.lower
+        {
+            lower.leave()?;
         }
         self.upper.leave()?;
         Ok(())
@@ -335,8 +335,8 @@ fn strip_attributes(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The same for a symlink, which cannot be opened. The path has one component below a descriptor of ours, and the
-/// calls do not follow it.
+/// The same for a symlink, which cannot be opened. The path has one component below a descriptor of ours, and
+/// the calls do not follow it.
 fn strip_symlink_attributes(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     let mut path = beneath::own_path(dir).into_bytes();
     path.push(b'/');

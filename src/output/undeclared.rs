@@ -1,7 +1,7 @@
 //! What an action wrote and did not declare.
 //!
-//! Files, symlinks and special files of the upper layer that no output covers, and names of inputs that it removed.
-//! Directories alone are not listed.
+//! Files, symlinks and special files of the upper layer that no output covers, and names of inputs that it
+//! removed. Directories alone are not listed.
 //!
 //! Invariant: bounded in what it lists and in what it walks; it says when there is more.
 

@@ -6,8 +6,8 @@
 //!   pin(dir, "a")          O_PATH: the inode itself, whatever its mode, never opened for input or output
 //! ```
 //!
-//! Invariants: no function here follows a symlink in the last component; opening never blocks (a FIFO is seen by
-//! its type first, and O_NONBLOCK is set all the same); every descriptor is close-on-exec.
+//! Invariants: no function here follows a symlink in the last component; opening never blocks (a FIFO is seen
+//! by its type first, and O_NONBLOCK is set all the same); every descriptor is close-on-exec.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -60,8 +60,8 @@ impl Owner {
     }
 }
 
-/// Opens the directory `name` in `dir` for listing. A symlink answers `LOOP`: it is the resolve flags that refuse it,
-/// because `O_NOFOLLOW` together with `O_DIRECTORY` would answer `NOTDIR`.
+/// Opens the directory `name` in `dir` for listing. A symlink answers `LOOP`: it is the resolve flags that
+/// refuse it, because `O_NOFOLLOW` together with `O_DIRECTORY` would answer `NOTDIR`.
 pub fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2_again(dir, name, flags, Way::Strict)
@@ -157,7 +157,8 @@ pub fn list(dir: BorrowedFd<'_>, max: usize) -> Result<(Vec<Entry>, bool), Errno
     Ok((entries, false))
 }
 
-/// The filesystem and the mount that a descriptor is on; two places with equal answers can be renamed between.
+/// The filesystem and the mount that a descriptor is on; two places with equal answers can be renamed
+/// between.
 pub fn mount_of(fd: BorrowedFd<'_>) -> Result<(Dev, Option<u64>), Errno> {
     use rustix::fs::StatxFlags;
     let device = rustix::fs::fstat(fd)?.st_dev;

@@ -21,8 +21,8 @@ pub enum Transfer {
     Copied(u64),
 }
 
-/// Makes `target`, which is new and empty, equal to `source`, which has `size` bytes. Refuses with `FBIG` to write
-/// more than `budget` bytes.
+/// Makes `target`, which is new and empty, equal to `source`, which has `size` bytes. Refuses with `FBIG` to
+/// write more than `budget` bytes.
 pub fn transfer(
     source: BorrowedFd<'_>,
     target: BorrowedFd<'_>,

@@ -5,9 +5,9 @@
 //!    open   ×    ×   ×     open open     the root and the deepest WALK_DESCRIPTORS_MAX stay open
 //! ```
 //!
-//! Going up into a level whose descriptor was closed opens `..` of the level below, and checks device and inode
-//! against what was closed: a directory that somebody moved meanwhile ends the walk, it never leads elsewhere.
-//! Paths are not used at all, so that PATH_MAX is no limit.
+//! Going up into a level whose descriptor was closed opens `..` of the level below, and checks device and
+//! inode against what was closed: a directory that somebody moved meanwhile ends the walk, it never leads
+//! elsewhere. Paths are not used at all, so that PATH_MAX is no limit.
 //!
 //! Limits: levels that are gone up into must be searchable by this process.
 

@@ -1,6 +1,7 @@
 //! Why an action cannot be staged.
 //!
-//! Invariant: every variant names the input, output or directory that is at fault, and has a hint where one helps.
+//! Invariant: every variant names the input, output or directory that is at fault, and has a hint where one
+//! helps.
 
 use std::path::PathBuf;
 

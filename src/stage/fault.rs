@@ -1,7 +1,8 @@
 //! A system call that failed: what was tried, on what, why, and what can be done.
 //!
 //! ```text
-//!   cannot create directory "out/a": no space left on device      hint: free space, or choose another --layer-dir
+//!   cannot create directory "out/a": no space left on device
+//!   hint: free space there, or choose another place for the layer
 //! ```
 //!
 //! Invariant: names are shown quoted, escaped and shortened; they come from trees that an action shaped.

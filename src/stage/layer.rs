@@ -8,12 +8,12 @@
 //!     kept-<pid>-<starttime>-<n>/         the same after `keep`: nobody removes it but its user
 //! ```
 //!
-//! The place is chosen by mount, then by filesystem: where outputs can be renamed to their destination nothing is
-//! copied. The order among equals is that of [`Places::candidates`].
+//! The place is chosen by mount, then by filesystem: where outputs can be renamed to their destination
+//! nothing is copied. The order among equals is that of [`Places::candidates`].
 //!
 //! Invariants:
-//! - a layer whose process is gone (no such pid with that start time, *and* nobody holds its lock) is removed by
-//!   [`sweep_stale`]; the lock protects layers of processes in other pid namespaces;
+//! - a layer whose process is gone (no such pid with that start time, *and* nobody holds its lock) is removed
+//!   by [`sweep_stale`]; the lock protects layers of processes in other pid namespaces;
 //! - dropping a [`Layer`] removes nothing: removal blocks, so it is a call ([`Layer::destroy`]), and what was
 //!   dropped is found by the next sweep.
 
@@ -48,8 +48,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Makes a layer, if possible where `destination` is on the same mount. `upper` belongs to `owner`, who is the
-    /// action's user as the host sees it; `None` if that is this process.
+    /// Makes a layer, if possible where `destination` is on the same mount. `upper` belongs to `owner`, who
+    /// is the action's user as the host sees it; `None` if that is this process.
     pub fn create(
         places: &Places,
         destination: BorrowedFd<'_>,
@@ -106,8 +106,8 @@ impl Layer {
         self.place.same_mount
     }
 
-    /// Removes the layer with all that is in it. Call it when nothing of the action lives, and nothing is mounted
-    /// from it.
+    /// Removes the layer with all that is in it. Call it when nothing of the action lives, and nothing is
+    /// mounted from it.
     pub fn destroy(self) -> Result<Removed, StageError> {
         let removed = remove_tree(self.place.dir.as_fd(), &self.name, u64::MAX)?;
         self.place.leave();
@@ -196,7 +196,8 @@ impl ProcessId {
         Self::parse(&buffer[..length]).ok_or(Errno::INVAL)
     }
 
-    /// Reads `pid (comm) state … starttime …`; comm may hold anything, so fields count from the last parenthesis.
+    /// Reads `pid (comm) state … starttime …`; comm may hold anything, so fields count from the last
+    /// parenthesis.
     fn parse(stat: &[u8]) -> Option<Self> {
         let text = |bytes| std::str::from_utf8(bytes).ok();
         let close = stat.iter().rposition(|byte| *byte == b')')?;

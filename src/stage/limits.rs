@@ -23,8 +23,9 @@ pub const SWEEP_MAX: usize = 10_000;
 /// How large a tree may be before a walk refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
-    /// Levels of directories below the start. A real source tree has tens; a chain of thousands is an attack or a
-    /// test, and costs time in the square of its depth in the kernel's path functions of whoever reads it next.
+    /// Levels of directories below the start. A real source tree has tens; a chain of thousands is an attack
+    /// or a test, and costs time in the square of its depth in the kernel's path functions of whoever reads
+    /// it next.
     pub depth_max: usize,
     /// Files, directories and symlinks.
     pub entries_max: u64,

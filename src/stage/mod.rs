@@ -9,11 +9,12 @@
 //!
 //! Invariants:
 //! - everything is reached through descriptors; no path that an action could have shaped is ever resolved;
-//! - an input is a hard link, a reflink or a copy; the overlay copies up on write, so that none is written through;
+//! - an input is a hard link, a reflink or a copy; the overlay copies up on write, so that none is written
+//!   through;
 //! - what a killed process left is found by name and lock, and removed by the next one ([`sweep_stale`]).
 //!
-//! Limits: inputs are paths under an exec root; staging from a content-addressed store is not here yet. An input
-//! that a user rewrites in place while the action runs changes under it, as it would without a sandbox.
+//! Limits: inputs are paths under an exec root; staging from a content-addressed store is not here yet. An
+//! input that a user rewrites in place while the action runs changes under it, as it would without a sandbox.
 
 pub mod beneath;
 pub mod contents;

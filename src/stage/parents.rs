@@ -1,11 +1,11 @@
 //! The directories that declared outputs will be written in, made in the layer before the action starts.
 //!
 //! ```text
-//!   output out/obj/a.o      upper: out/ obj/     mode of the same directory in lower, else 0755; owner: the action's
+//!   output out/obj/a.o      upper: out/ obj/     mode: as in lower, else 0755; owner: the action's user
 //! ```
 //!
-//! A directory made in the upper layer is merged by the kernel with the one of that name in the lower layer, and its
-//! own mode and owner are what the action sees: hence the mirrored mode.
+//! A directory made in the upper layer is merged by the kernel with the one of that name in the lower layer,
+//! and its own mode and owner are what the action sees: hence the mirrored mode.
 //!
 //! Invariant: where the inputs have a file or a symlink in that place nothing is made; the output is refused.
 
@@ -22,8 +22,8 @@ use super::fault::Fault;
 use super::replicate::permissions;
 use crate::action::{ExecPath, OutputSpec, Outputs};
 
-/// Makes the parent directory of every output in `upper`, the upper layer over `lower`, before either is mounted.
-/// They belong to `owner`, or to this process. The mode of `upper` itself becomes that of `lower`.
+/// Makes the parent directory of every output in `upper`, the upper layer over `lower`, before either is
+/// mounted. They belong to `owner`, or to this process. The mode of `upper` itself becomes that of `lower`.
 pub fn prepare_output_parents(
     upper: BorrowedFd<'_>,
     lower: Option<BorrowedFd<'_>>,

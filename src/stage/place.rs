@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Invariants: a place is a directory of ours with mode 0700, opened without following a symlink in its last
-//! component; one that is somebody else's, or open to others, is refused and never repaired. Only the chosen place
-//! is created. Filesystems that cannot hold an overlay's upper layer are passed over.
+//! component; one that is somebody else's, or open to others, is refused and never repaired. Only the chosen
+//! place is created. Filesystems that cannot hold an overlay's upper layer are passed over.
 //!
 //! Limits: the directories above a place are taken as the caller wrote them, symlinks included.
 

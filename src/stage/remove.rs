@@ -5,11 +5,12 @@
 //!              │ refused: give the directory u+rwx, clear immutable flags, once; then again
 //! ```
 //!
-//! Invariants: relative to descriptors, never through a symlink or into another mount; no recursion; a bounded
-//! number of descriptors and names, whatever the depth and width. A tree too large for the budget is left smaller
-//! than before, and a second call goes on.
+//! Invariants: relative to descriptors, never through a symlink or into another mount; no recursion; a
+//! bounded number of descriptors and names, whatever the depth and width. A tree too large for the budget is
+//! left smaller than before, and a second call goes on.
 //!
-//! Limits: stops at the first entry that cannot be removed, and names it. Nobody else may be working in the tree.
+//! Limits: stops at the first entry that cannot be removed, and names it. Nobody else may be working in the
+//! tree.
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,8 +54,7 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, entries_max: u64) -> Res
     let top = open_for_removal(parent, name).map_err(|why| Fault::new("open directory", shown(), why))?;
     let mut walk = Descent::new(top, shown());
     let mut batches = vec![batch(&walk)?];
-    loop {
-        let Some(level) = batches.last_mut() else { break };
+    while let Some(level) = batches.last_mut() {
         if let Some((name, kind)) = level.entries.pop() {
             if removed.entries >= entries_max {
                 return Err(TreeError::TooLarge {
@@ -159,7 +159,8 @@ fn open_for_removal(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> 
         }
         answer => answer?,
     };
-    // Listing needs r, removing needs w and x; root needs none of them, so a failure here shows later, if at all.
+    // Listing needs r, removing needs w and x; root needs none of them, so a failure here shows later, if at
+    // all.
     if !beneath::mode(&rustix::fs::fstat(&opened)?).contains(Mode::RWXU) {
         let _ = rustix::fs::fchmod(&opened, Mode::RWXU);
     }

@@ -7,12 +7,13 @@
 //!   anything else  refused by name
 //! ```
 //!
-//! Invariants: no recursion (an explicit stack of directory pairs, see [`Descent`]); counts, depth and copied bytes
-//! are checked against [`TreeLimits`] before they are spent; set-id and sticky bits, extended attributes and access
-//! control lists are not copied.
+//! Invariants: no recursion (an explicit stack of directory pairs, see [`Descent`]); counts, depth and copied
+//! bytes are checked against [`TreeLimits`] before they are spent; set-id and sticky bits, extended
+//! attributes and access control lists are not copied.
 //!
-//! Limits: a linked file keeps its owner, mode and attributes, because it is the user's own inode; the mount that
-//! shows it must be `nosuid` and must copy up on write. Linking changes the ctime and link count of the user's file.
+//! Limits: a linked file keeps its owner, mode and attributes, because it is the user's own inode; the mount
+//! that shows it must be `nosuid` and must copy up on write. Linking changes the ctime and link count of the
+//! user's file.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -74,8 +75,8 @@ impl Replicator {
         Self { link, owner, limits, done: Replicated::default(), entries: 0 }
     }
 
-    /// Makes `name` of `source_dir`, and all below it, as `target_name` in `target_dir`. Existing directories are
-    /// merged into; anything else that exists is an error. Errors call the start `shown`.
+    /// Makes `name` of `source_dir`, and all below it, as `target_name` in `target_dir`. Existing directories
+    /// are merged into; anything else that exists is an error. Errors call the start `shown`.
     pub fn replicate(
         &mut self,
         source: (BorrowedFd<'_>, &CStr),

@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!   InputSpec { source: Beneath("src/a.c"), dest: "in/a.c" }
-//!       source   exec root ─openat2 BENEATH──> src ── a.c          symlinks on the way may stay beneath
+//!       source   exec root ─openat2 BENEATH──> src ── a.c          symlinks may stay beneath
 //!       dest     tree ─mkdir, one by one──> in ── a.c              no symlink on the way, ever
 //! ```
 //!
-//! An input that is a symlink stays the symlink it is, with one exception: an absolute source is resolved first,
-//! because its text would mean something else at another place. Symlinks inside directories always stay.
+//! An input that is a symlink stays the symlink it is, with one exception: an absolute source is resolved
+//! first, because its text would mean something else at another place. Symlinks inside directories always
+//! stay.
 //!
 //! Invariants: destinations are sorted, so that a directory is made before what is declared below it; what is
 //! declared twice with one meaning is made once, and with two meanings refused.
 //!
-//! Limits: see [`super::replicate`] on hard links. The tree root is 0755 and its parent is expected to be 0700.
+//! Limits: see [`super::replicate`] on hard links. The tree root is 0755 and its parent is expected to be
+//! 0700.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,8 +41,8 @@ pub struct InputTree {
 }
 
 impl InputTree {
-    /// Makes the tree as `name` in the private directory `staging`. Directories and copies belong to `owner`, who is
-    /// the action's user as the host sees it; `None` if that is this process.
+    /// Makes the tree as `name` in the private directory `staging`. Directories and copies belong to `owner`,
+    /// who is the action's user as the host sees it; `None` if that is this process.
     pub fn build(
         staging: BorrowedFd<'_>,
         name: &CStr,
@@ -175,10 +177,10 @@ impl<'a> Build<'a> {
     /// Opens the directory for a destination in the tree, and makes what is missing of it.
     fn open_parent(&mut self, parent: ExecPath) -> Result<OwnedFd, Fault> {
         let fault = |why| Fault::new("open directory", parent.as_path(), why);
-        if let Some((path, dir)) = &self.parent {
-            if *path == parent {
-                return dir.try_clone().map_err(|e| fault(Errno::from_io_error(&e).unwrap_or(Errno::IO)));
-            }
+        if let Some((path, dir)) = &self.parent
+            && *path == parent
+        {
+            return dir.try_clone().map_err(|e| fault(Errno::from_io_error(&e).unwrap_or(Errno::IO)));
         }
         let mut dir: Option<OwnedFd> = None;
         for component in parent.components() {

@@ -128,7 +128,7 @@ fn odd_modes_are_made_usable_and_sparse_files_cost_nothing() {
     let sparse = fs::File::create(layers.upper.join("sparse")).unwrap();
     sparse.write_all_at(b"end", 1 << 40).unwrap();
     for name in ["d/deep/f", "d/deep", "d"] {
-        fs::set_permissions(layers.upper.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(layers.upper.join(name), fs::Permissions::from_mode(0o000)).unwrap();
     }
     let collected = layers.collect(&["d", "sparse"]).unwrap();
     assert_eq!((collected.bytes, collected.bytes_copied), ((1 << 40) + 4, 0));

@@ -100,7 +100,7 @@ fn layers_of_the_dead_are_swept_and_those_of_the_living_are_not() {
     // No pid is this large (PID_MAX_LIMIT is 2^22).
     for dead in ["layer-99999999-1-0", "layer-99999999-1-1", "layer-99999999-1-2"] {
         fs::create_dir_all(place.join(dead).join("work/work")).unwrap();
-        fs::set_permissions(place.join(dead).join("work/work"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(place.join(dead).join("work/work"), fs::Permissions::from_mode(0o000)).unwrap();
     }
     fs::write(place.join("notes"), "mine").unwrap();
     let held = open(&place.join("layer-99999999-1-2"));

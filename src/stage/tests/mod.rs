@@ -16,13 +16,24 @@ pub(crate) fn open(path: &Path) -> OwnedFd {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
 }
 
-/// True as root; else says that `name` is skipped.
+/// True as root of the initial user namespace; else says that `name` is skipped.
 pub(crate) fn root_or_skip(name: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
+    let root = real_root();
     if !root {
-        eprintln!("SKIP {name}: needs root");
+        eprintln!("SKIP {name}: needs root in the initial user namespace");
     }
     root
+}
+
+/// True if this process may do everything.
+pub(crate) fn real_root() -> bool {
+    rustix::process::geteuid().is_root() && in_initial_user_namespace()
+}
+
+/// True if every uid is mapped to itself.
+pub(crate) fn in_initial_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 pub(crate) fn inputs(root: &Path, raw: &[&str]) -> Vec<InputSpec> {

@@ -28,7 +28,7 @@ fn directories_without_permissions() {
     fs::create_dir_all(&deep).unwrap();
     fs::write(deep.join("f"), "x").unwrap();
     for dir in ["t/a/b/c", "t/a/b", "t/a", "t"] {
-        fs::set_permissions(temp.path().join(dir), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(temp.path().join(dir), fs::Permissions::from_mode(0o000)).unwrap();
     }
     remove_tree(open(temp.path()).as_fd(), c"t", 100).unwrap();
     assert!(!temp.path().join("t").exists());

@@ -177,7 +177,7 @@ fn parents_of_outputs_mirror_the_inputs() {
     fs::set_permissions(root.join("src"), fs::Permissions::from_mode(0o750)).unwrap();
     fs::create_dir(temp.path().join("upper")).unwrap();
     let (upper, lower) = (open(&temp.path().join("upper")), open(&root));
-    let owner = rustix::process::geteuid().is_root().then_some(Owner { uid: 54_321, gid: 54_321 });
+    let owner = super::real_root().then_some(Owner { uid: 54_321, gid: 54_321 });
     let declared = outputs(&["src/new/deep/x.o", "src/new/deep/y.o", "top.o"]);
     prepare_output_parents(upper.as_fd(), Some(lower.as_fd()), &declared, owner).unwrap();
     let at = temp.path().join("upper");
