@@ -2,6 +2,7 @@
 
 mod crossing;
 mod replacing;
+mod whole;
 
 use std::fs;
 use std::os::fd::AsFd;
