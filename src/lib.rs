@@ -1,1 +1,7 @@
 //! Fulgurite: a Linux-native executor of build actions.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod action;
+pub mod commit;
+pub mod output;
+pub mod stage;

@@ -1,0 +1,42 @@
+//! Outputs: what the action left at its declared paths, checked and sealed, still in its layer.
+//!
+//! ```text
+//!   quiet ──> locate ──> any missing? all of them in one error
+//!               │
+//!               └──> seal in place, in the upper layer:
+//!                      file       no set-id bits, no extended attributes, one link (else copied), owner, u+r
+//!                      symlink    as it is; never followed
+//!                      directory  the merged view: whiteouts go, what only the inputs have is brought in
+//!                      other      refused by name
+//!               ──> Collected { upper, outputs }: complete trees that a rename can publish
+//! ```
+//!
+//! Call it only after *quiet*: no process of the action lives, and nobody looks through the overlay again.
+//! The kill barrier guarantees that here; a read lease (`F_SETLEASE`), which would prove it per file, comes
+//! with the stage that collects from live workers.
+//!
+//! Invariants:
+//! - every step is one name relative to a descriptor (`openat2` with BENEATH, NO_SYMLINKS, NO_MAGICLINKS,
+//!   NO_XDEV); a symlink on the way to an output is an error, never a path;
+//! - no special file is ever opened; nothing here can block;
+//! - overlay marks are read only from the namespace that the mount used ([`Marks`]), where the kernel lets no
+//!   action write; redirects and metacopy marks are never followed;
+//! - the lower layer is only read.
+//!
+//! Limits: permissions are the action's own, except that files keep u+r and directories u+rwx, so that their
+//! owner can use and remove them. Extended attributes and access control lists are not kept.
+
+mod collect;
+mod error;
+pub mod limits;
+mod marks;
+mod merged;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod undeclared;
+
+pub use collect::{CollectOptions, Collected, CollectedOutput, OutputKind, collect};
+pub use error::OutputError;
+pub use marks::Marks;
+pub use undeclared::{Undeclared, undeclared};
