@@ -1,0 +1,192 @@
+#!/bin/bash
+# Run all tests of the workspace in guests: every kernel, as root and as an ordinary user. See README.md.
+set -euo pipefail
+shopt -s inherit_errexit
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+usage() {
+  cat <<'END'
+usage: tests/vm/all.sh [OPTION...] [-- TEST-ARGUMENT...]
+
+Builds the workspace's program and test binaries and runs them in a guest for each kernel and user. Fails if a test
+fails, if a binary gives no result, or if the set of skipped tests is not the expected one.
+
+  --kernel SERIES    only this kernel (6.12 or 6.1; may be repeated)
+  --user USER        only this user (root or build; may be repeated)
+  --update-skips     write the skips that were seen to tests/vm/expected-skips, instead of comparing
+  --timeout SECONDS  for a whole guest (1800)
+  --workspace DIR    another workspace (to try this script out)
+  --expected DIR     another directory of expected skips
+  -- ARGUMENT...     go to every test binary (a filter, --include-ignored); skips are then not compared
+END
+}
+
+note() { echo "vm: $*" >&2; }
+
+fail() {
+  echo "vm: error: $*" >&2
+  exit 125
+}
+
+kernels=() users=() arguments=()
+update=0 timeout=1800 workspace=$(realpath "$here/../..") expected=$here/expected-skips
+
+while [[ $# -gt 0 ]]; do
+  case $1 in
+  --kernel | --user | --timeout | --workspace | --expected)
+    [[ $# -ge 2 ]] || fail "$1 needs a value"
+    case $1 in
+    --kernel) kernels+=("$2") ;;
+    --user) users+=("$2") ;;
+    --timeout) timeout=$2 ;;
+    --workspace) workspace=$(realpath "$2") ;;
+    --expected) expected=$(realpath "$2") ;;
+    esac
+    shift
+    ;;
+  --update-skips) update=1 ;;
+  --help | -h)
+    usage
+    exit 0
+    ;;
+  --)
+    shift
+    arguments=("$@")
+    break
+    ;;
+  *) fail "unknown argument $1; see all.sh --help" ;;
+  esac
+  shift
+done
+[[ ${#kernels[@]} -gt 0 ]] || kernels=(6.12 6.1)
+[[ ${#users[@]} -gt 0 ]] || users=(root build)
+[[ $update == 0 || ${#arguments[@]} == 0 ]] || fail "--update-skips needs the whole set of tests: no test arguments"
+
+# Build, and fill $work/stage with one link a binary and with tests.list. Sets links: where each program must also be,
+# because tests have the path of the program compiled in.
+build() {
+  local line label directory executable kind name
+  note "building"
+  (cd "$workspace" && cargo build --release --quiet)
+  (cd "$workspace" && cargo test --no-run --message-format=json --quiet) >"$work/cargo.json"
+  mkdir "$work/stage"
+  links=()
+  while read -r line; do
+    [[ $line == '{"reason":"compiler-artifact"'* && $line =~ \"executable\":\"([^\"]+)\" ]] || continue
+    executable=${BASH_REMATCH[1]}
+    [[ $line =~ \"manifest_path\":\"([^\"]+)/Cargo.toml\" ]] || fail "cargo names no manifest: $line"
+    directory=${BASH_REMATCH[1]}
+    [[ $line =~ \"target\":\{\"kind\":\[\"([^\"]+)\".*\"name\":\"([^\"]+)\",\"src_path\" ]] ||
+      fail "cargo names no target: $line"
+    kind=${BASH_REMATCH[1]} name=${BASH_REMATCH[2]}
+    if [[ $line =~ \"profile\":\{[^}]*\"test\":true ]]; then
+      label=$kind-$name
+      [[ ! -e $work/stage/$label ]] || label=${directory##*/}-$label
+      echo "$label $directory" >>"$work/stage/tests.list"
+    elif [[ $kind == bin ]]; then
+      # A test may start the program by the path of the debug build.
+      label=debug-$name
+      links+=(--link "$executable=$label")
+    else
+      continue
+    fi
+    ln -s "$executable" "$work/stage/$label"
+  done <"$work/cargo.json"
+  [[ -s $work/stage/tests.list ]] || fail "the workspace has no test binaries"
+  for executable in "$workspace"/target/release/*; do
+    if [[ -f $executable && -x $executable && $executable != *.so ]]; then
+      ln -s "$executable" "$work/stage/${executable##*/}"
+    fi
+  done
+}
+
+# Run everything in one guest; its output goes to the terminal and to $work/KERNEL-USER.log.
+run_guest() {
+  local kernel=$1 user=$2
+  local script=$work/script
+  {
+    # One binary may take half of the time, so that one that hangs is named and the others still get their turn.
+    printf 'TEST_TIMEOUT=%q\nset --' "$((timeout / 2))"
+    printf ' %q' "${arguments[@]}"
+    echo
+    cat "$here/guest/all-tests"
+  } >"$script"
+  "$here/run.sh" --kernel "$kernel" --user "$user" --timeout "$timeout" --tree "$workspace" "${links[@]}" \
+    --script "$script" -- "$work"/stage/* | tee "$work/$kernel-$user.log"
+}
+
+# Print `PASSED FAILED IGNORED` of a log. A binary that ended badly without a result line counts as one failure.
+count_results() {
+  awk '
+    /=== BEGIN / { begun++; seen = 0 }
+    /^test result: / {
+      seen = 1
+      for (i = 1; i < NF; i++) {
+        if ($(i + 1) == "passed;") passed += $i
+        if ($(i + 1) == "failed;") { failed += $i; failed_here = $i }
+        if ($(i + 1) == "ignored;") ignored += $i
+      }
+    }
+    /=== END / { ended++; if (!seen || ($NF != 0 && !failed_here)) failed++; failed_here = 0 }
+    END { print passed + 0, failed + begun - ended, ignored + 0 }
+  ' "$1"
+}
+
+# Print the sorted names of the skipped tests of a log. Under --nocapture libtest puts `test NAME ... ` before the
+# first line that a test prints, so that SKIP is not always at the start.
+skipped_tests() {
+  sed -nE 's/^(test .* \.\.\. )?SKIP ([^[:space:]]+): .*/\2/p' "$1" | sort -u
+}
+
+# Compare skips with the expected ones; print the difference and return 1 if there is one.
+compare_skips() {
+  local log=$1 list=$2
+  touch "$work/none"
+  [[ -e $list ]] || list=$work/none
+  diff <(grep -vE '^(#|$)' "$list" | sort -u) <(skipped_tests "$log") >"$work/difference" || {
+    sed -nE 's/^< (.*)/  expected to be skipped, but was not: \1/p; s/^> (.*)/  skipped unexpectedly: \1/p' \
+      "$work/difference"
+    return 1
+  }
+}
+
+# Judge one guest: adds a line to the table, and to what is wrong.
+judge() {
+  local kernel=$1 user=$2 code=$3
+  local log=$work/$kernel-$user.log passed failed ignored skips list verdict=ok difference
+  list=$expected/$kernel-$user.txt
+  read -r passed failed ignored < <(count_results "$log")
+  skips=$(skipped_tests "$log" | wc -l)
+  if [[ $code -ne 0 || $failed -ne 0 ]]; then
+    verdict=FAILED
+  fi
+  if [[ $update == 1 && $verdict == ok ]]; then
+    {
+      echo "# Tests that skip as $user on Linux $kernel; written by tests/vm/all.sh --update-skips."
+      skipped_tests "$log"
+    } >"$list"
+  elif [[ $update == 0 && ${#arguments[@]} == 0 ]] && ! difference=$(compare_skips "$log" "$list"); then
+    problems+="$kernel $user: skips differ from ${list##*/}:"$'\n'"$difference"$'\n'
+    verdict="${verdict/ok/FAILED} (skips)"
+  fi
+  [[ $verdict == ok ]] || result=1
+  table+=$(printf '%-7s %-6s %7s %7s %8s %8s  %s' "$kernel" "$user" "$passed" "$failed" "$skips" "$ignored" "$verdict")
+  table+=$'\n'
+}
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/fulgurite-vm-all.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+build
+result=0 problems=''
+table=$(printf '%-7s %-6s %7s %7s %8s %8s  %s' kernel user passed failed skipped ignored result)$'\n'
+for kernel in "${kernels[@]}"; do
+  for user in "${users[@]}"; do
+    note "---- $user on $kernel"
+    code=0
+    run_guest "$kernel" "$user" || code=$?
+    judge "$kernel" "$user" "$code"
+  done
+done
+printf '\n%s%s' "$table" "${problems:+$'\n'$problems}"
+exit "$result"
