@@ -345,6 +345,23 @@ impl Sandbox {
         }
     }
 
+    /// Makes the sandbox ready for another action in the same surroundings: what the last one wrote stays. For a look
+    /// inside after a failure, never for another tenant's action.
+    ///
+    /// # Errors
+    /// As [`Sandbox::finish_reset`].
+    pub fn rearm(&mut self) -> Result<(), SandboxError> {
+        if self.state != State::Used {
+            return Err(SandboxError::Ended { what: "use the sandbox again" });
+        }
+        self.state = State::Broken;
+        ToInit::Rearm
+            .send(self.control.as_fd(), &[])
+            .map_err(|_| SandboxError::Ended { what: "use the sandbox again" })?;
+        self.state = State::Resetting;
+        self.finish_reset()
+    }
+
     /// Starts to make the sandbox like new. Returns at once; [`Sandbox::finish_reset`] waits for the end.
     ///
     /// # Errors

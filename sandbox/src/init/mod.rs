@@ -176,6 +176,7 @@ impl Init<'_> {
                 let _ = process::kill_all_others();
                 Ok(())
             }
+            ToInit::Rearm => self.rearm(),
             ToInit::Signal { number } => {
                 self.signal(number);
                 Ok(())
@@ -295,6 +296,16 @@ impl Init<'_> {
         self.run.report.quiet_ns = now_ns();
         self.run.active = false;
         let _ = FromInit::Exited(self.run.report).send(fixed(CONTROL));
+    }
+
+    /// Clones another waiting process; everything else stays.
+    fn rearm(&mut self) -> core::result::Result<(), Failed> {
+        let wrap = |errno| Failed { step: 0, errno };
+        if self.run.active || self.parked.is_some() {
+            return Err(wrap(Errno::BUSY));
+        }
+        self.park()?;
+        FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
     }
 
     /// Makes this sandbox indistinguishable from a new one, or fails.

@@ -21,6 +21,7 @@ const RUN: u32 = 11;
 const KILL: u32 = 12;
 const RESET: u32 = 13;
 const SIGNAL: u32 = 14;
+const REARM: u32 = 15;
 
 /// From the owner to init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum ToInit {
         /// Which.
         number: i32,
     },
+    /// Get ready for another action without a reset.
+    Rearm,
     /// Make the sandbox like new. A new cgroup directory for actions may come along.
     Reset {
         /// Fault injection: the step that shall fail; 0 for none.
@@ -158,6 +161,7 @@ impl ToInit {
                 writer
             }
             ToInit::Kill => Writer::new(KILL),
+            ToInit::Rearm => Writer::new(REARM),
             ToInit::Signal { number } => {
                 let mut writer = Writer::new(SIGNAL);
                 writer.small(*number as u32);
@@ -181,6 +185,7 @@ impl ToInit {
         match kind {
             RUN => Ok(Some(ToInit::Run { flags: reader.small(), fail_at: reader.small() })),
             KILL => Ok(Some(ToInit::Kill)),
+            REARM => Ok(Some(ToInit::Rearm)),
             SIGNAL => Ok(Some(ToInit::Signal { number: reader.small() as i32 })),
             RESET => Ok(Some(ToInit::Reset { fail_at: reader.small() })),
             _ => Err(Errno::BADMSG),
