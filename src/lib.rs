@@ -7,4 +7,5 @@ pub mod commit;
 pub mod exec;
 pub mod failure;
 pub mod output;
+pub mod reexec;
 pub mod stage;
