@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
-const QUIET_PATIENCE: Duration = Duration::from_secs(10);
+const QUIET_PATIENCE: Duration = Duration::from_secs(5);
 /// Seats that are tried for one sandbox.
 const SEATS_TRIED_MAX: usize = 3;
 /// How long a sandbox may take to be made or reset.
@@ -60,24 +60,29 @@ pub struct Action<'a> {
     pub fail_at: u32,
 }
 
-/// Kills the action that runs in a sandbox, from any thread.
+/// Kills one run of a sandbox, from any thread: the next one if none is running. Once that run is over it does nothing.
 #[derive(Clone, Debug)]
 pub struct Killer {
     control: Arc<OwnedFd>,
+    generation: u32,
     canceled: Arc<AtomicBool>,
 }
 
 impl Killer {
-    /// Kills everything in the sandbox; its run then ends as [`End::Canceled`].
+    /// Kills everything of the run; it then ends as [`End::Canceled`].
     pub fn kill(&self) {
         self.canceled.store(true, Ordering::Release);
-        // A sandbox that has ended has nothing to kill.
-        let _ = ToInit::Kill.send(self.control.as_fd(), &[]);
+        self.kill_silently();
     }
 
-    /// Sends a signal to the leader of the running action.
+    fn kill_silently(&self) {
+        // A sandbox that has ended has nothing to kill.
+        let _ = ToInit::Kill { generation: self.generation }.send(self.control.as_fd(), &[]);
+    }
+
+    /// Sends a signal to the leader of the run.
     pub fn signal(&self, number: i32) {
-        let _ = ToInit::Signal { number }.send(self.control.as_fd(), &[]);
+        let _ = ToInit::Signal { generation: self.generation, number }.send(self.control.as_fd(), &[]);
     }
 }
 
@@ -97,6 +102,8 @@ pub struct Sandbox {
     seat: Seat,
     control: Arc<OwnedFd>,
     init: InitProcess,
+    /// The number of the run that is going on, or of the next one.
+    generation: u32,
     canceled: Arc<AtomicBool>,
     state: State,
 }
@@ -143,6 +150,7 @@ impl Sandbox {
                     seat,
                     control: Arc::new(control),
                     init: InitProcess { pid, pidfd },
+                    generation: 1,
                     canceled: Arc::new(AtomicBool::new(false)),
                     state: State::Resetting,
                 };
@@ -172,10 +180,11 @@ impl Sandbox {
         self.seat.action_id()
     }
 
-    /// A handle that kills what runs here.
+    /// A handle that kills the next run.
     #[must_use]
     pub fn killer(&self) -> Killer {
-        Killer { control: self.control.clone(), canceled: self.canceled.clone() }
+        let Sandbox { control, generation, canceled, .. } = self;
+        Killer { control: control.clone(), generation: *generation, canceled: canceled.clone() }
     }
 
     /// Whether it can be reset and used again.
@@ -193,13 +202,17 @@ impl Sandbox {
                 self.state
             ));
         }
+        if self.canceled.load(Ordering::Acquire) {
+            self.next_generation();
+            return Outcome { end: End::Canceled, quiet: true, ..Outcome::lost("") };
+        }
         self.state = State::Broken;
-        self.canceled.store(false, Ordering::Release);
         if let Err(error) = self.start(action) {
             return Outcome::lost(error.to_string());
         }
         let waited = self.wait(action);
         let mut outcome = self.conclude(&waited, action);
+        self.next_generation();
         if let Waited::Exited { report, .. } = &waited {
             outcome.times = times(report, called);
             if outcome.quiet && !matches!(outcome.end, End::Lost { .. }) {
@@ -207,6 +220,12 @@ impl Sandbox {
             }
         }
         outcome
+    }
+
+    /// From here on, killers of the last run do nothing any more.
+    fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.canceled = Arc::new(AtomicBool::new(false));
     }
 
     fn start(&mut self, action: &Action<'_>) -> Result<(), SandboxError> {
@@ -231,7 +250,8 @@ impl Sandbox {
         if action.terminal {
             flags |= RUN_WITH_TERMINAL;
         }
-        ToInit::Run { flags, fail_at: action.fail_at }.send(self.control.as_fd(), &descriptors).map_err(
+        let run = ToInit::Run { flags, fail_at: action.fail_at, generation: self.generation };
+        run.send(self.control.as_fd(), &descriptors).map_err(
             |errno| match errno {
                 Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
                 errno => SandboxError::System { what: "start the action".to_owned(), errno },
@@ -240,7 +260,7 @@ impl Sandbox {
     }
 
     /// Waits for the report; kills when the time is over, and gives up when killing does not help.
-    fn wait(&self, action: &Action<'_>) -> Waited {
+    fn wait(&mut self, action: &Action<'_>) -> Waited {
         let mut deadline = action.timeout.map(|timeout| Instant::now() + timeout);
         let mut stage = Stage::Running;
         loop {
@@ -258,14 +278,17 @@ impl Sandbox {
                         deadline = Some(Instant::now() + action.kill_delay);
                     }
                     Stage::Running | Stage::Asked => {
-                        let _ = ToInit::Kill.send(self.control.as_fd(), &[]);
-                        if let Some(cgroup) = self.seat.cgroup.as_ref() {
-                            let _ = cgroup.kill_action();
-                        }
+                        self.killer().kill_silently();
                         stage = Stage::Killed;
                         deadline = Some(Instant::now() + QUIET_PATIENCE);
                     }
-                    Stage::Killed => return Waited::Unkillable,
+                    Stage::Killed => {
+                        // Nothing can be cloned into a cgroup that was killed once (Linux 6.14), so this seat is done.
+                        self.seat.wear_out();
+                        stage = Stage::GroupKilled;
+                        deadline = Some(Instant::now() + QUIET_PATIENCE);
+                    }
+                    Stage::GroupKilled => return Waited::Unkillable,
                 },
                 Err(_) => return Waited::Gone,
             }
@@ -305,7 +328,7 @@ impl Sandbox {
             Waited::Gone if ran_out => out_of_memory,
             Waited::Gone => End::Lost { why: "the sandbox's init has ended".to_owned() },
             Waited::Unkillable => {
-                let patience = QUIET_PATIENCE.as_secs();
+                let patience = 2 * QUIET_PATIENCE.as_secs();
                 End::Lost {
                     why: format!(
                         "the action cannot be killed: still there after {patience} s, left to the kernel"
@@ -471,6 +494,7 @@ enum Stage {
     Running,
     Asked,
     Killed,
+    GroupKilled,
 }
 
 enum Waited {

@@ -46,6 +46,8 @@ struct Init<'a> {
     /// The waiting process and our end of its socket.
     parked: Option<Parked>,
     run: Run,
+    /// A run that was canceled before it started.
+    kill_ahead: u32,
     work_attached: bool,
 }
 
@@ -58,6 +60,7 @@ struct Parked {
 #[derive(Default)]
 struct Run {
     leader: i32,
+    generation: u32,
     active: bool,
     leader_ended: bool,
     kill_requested: bool,
@@ -74,7 +77,7 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         Err(failed) => give_up(control, failed),
     };
     let mut init =
-        Init { context, in_cgroup, signals, parked: None, run: Run::default(), work_attached: false };
+        Init { context, in_cgroup, signals, parked: None, run: Run::default(), kill_ahead: 0, work_attached: false };
     if let Err(failed) = init.ready() {
         give_up(control, failed);
     }
@@ -128,9 +131,24 @@ impl Init<'_> {
                 action::become_action(&mut self.context, theirs)
             }
             process::Cloned::Parent(pid, _) => {
+                drop(theirs);
                 self.parked = Some(Parked { pid: pid.as_raw_nonzero().get(), link: ours });
-                Ok(())
+                self.await_parked()
             }
+        }
+    }
+
+    /// Waits until the process has taken all steps that do not depend on the command, or says which one failed.
+    fn await_parked(&mut self) -> core::result::Result<(), Failed> {
+        let wrap = |errno| Failed { step: 0, errno };
+        let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
+        let mut buffer = [0u8; message::BYTES_MAX];
+        let received =
+            message::receive(parked.link.as_fd(), &mut buffer, &mut message::no_descriptors(), true).map_err(wrap)?;
+        match received {
+            Some(1) => Ok(()),
+            Some(8) => Err(Failed { step: word(&buffer, 0), errno: Errno::from_raw_os_error(word(&buffer, 4) as i32) }),
+            _ => Err(wrap(Errno::CHILD)),
         }
     }
 
@@ -167,18 +185,14 @@ impl Init<'_> {
             Ok(None) | Err(_) => process::exit_now(0),
         };
         let result = match message {
-            ToInit::Run { flags, fail_at } => {
-                self.context.fail_at = fail_at;
-                self.start(&mut descriptors, flags)
-            }
-            ToInit::Kill => {
-                self.run.kill_requested = true;
-                let _ = process::kill_all_others();
+            ToInit::Run { flags, fail_at, generation } => self.start(&mut descriptors, [flags, fail_at], generation),
+            ToInit::Kill { generation } => {
+                self.kill(generation);
                 Ok(())
             }
             ToInit::Rearm => self.rearm(),
-            ToInit::Signal { number } => {
-                self.signal(number);
+            ToInit::Signal { generation, number } => {
+                self.signal(generation, number);
                 Ok(())
             }
             ToInit::Reset { fail_at } => {
@@ -193,9 +207,18 @@ impl Init<'_> {
         }
     }
 
-    fn signal(&self, number: i32) {
+    fn kill(&mut self, generation: u32) {
+        if self.run.active && self.run.generation == generation {
+            self.run.kill_requested = true;
+            let _ = process::kill_all_others();
+        } else if generation > self.run.generation {
+            self.kill_ahead = generation;
+        }
+    }
+
+    fn signal(&self, generation: u32, number: i32) {
         use rustix::process::{Pid, Signal, kill_process};
-        if self.run.active && !self.run.leader_ended {
+        if self.run.active && !self.run.leader_ended && self.run.generation == generation {
             if let (Some(pid), Some(signal)) =
                 (Pid::from_raw(self.run.leader), Signal::from_named_raw(number))
             {
@@ -209,9 +232,10 @@ impl Init<'_> {
     fn start(
         &mut self,
         descriptors: &mut message::Descriptors,
-        flags: u32,
+        [flags, fail_at]: [u32; 2],
+        generation: u32,
     ) -> core::result::Result<(), Failed> {
-        let started_ns = now_ns();
+        let received_ns = now_ns();
         let wrap = |errno| Failed { step: 0, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
@@ -226,10 +250,16 @@ impl Init<'_> {
         for (slot, descriptor) in borrowed.iter_mut().zip(descriptors.iter()) {
             *slot = descriptor.as_ref().ok_or(wrap(Errno::BADF))?.as_fd();
         }
-        message::send(parked.link.as_fd(), &flags.to_le_bytes(), &borrowed).map_err(wrap)?;
-        self.run = Run { leader: parked.pid, active: true, ..Run::default() };
-        self.run.report.received_ns = started_ns;
+        let mut bytes = [0u8; 8];
+        bytes[..4].copy_from_slice(&flags.to_le_bytes());
+        bytes[4..].copy_from_slice(&fail_at.to_le_bytes());
+        message::send(parked.link.as_fd(), &bytes, &borrowed).map_err(wrap)?;
+        self.run = Run { leader: parked.pid, generation, active: true, ..Run::default() };
+        self.run.report.received_ns = received_ns;
         self.run.report.started_ns = now_ns();
+        if self.kill_ahead == generation {
+            self.kill(generation);
+        }
         Ok(())
     }
 
@@ -284,11 +314,8 @@ impl Init<'_> {
         let mut buffer = [0u8; message::BYTES_MAX];
         let mut descriptors = message::no_descriptors();
         if let Ok(Some(8)) = message::receive(parked.link.as_fd(), &mut buffer, &mut descriptors, false) {
-            let field = |at: usize| {
-                buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
-            };
-            self.run.report.failed_step = field(0);
-            self.run.report.failed_errno = field(4) as i32;
+            self.run.report.failed_step = word(&buffer, 0);
+            self.run.report.failed_errno = word(&buffer, 4) as i32;
         }
     }
 
@@ -328,6 +355,10 @@ impl Init<'_> {
         self.context.renew_network().map_err(wrap)?;
         self.ready()
     }
+}
+
+fn word(buffer: &[u8; message::BYTES_MAX], at: usize) -> u32 {
+    buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 /// Starts pid numbers over, so that every action sees the same ones. Best effort: needs CONFIG_CHECKPOINT_RESTORE.
