@@ -21,7 +21,8 @@ pub struct SignalTarget(OwnedFd);
 /// # Errors
 /// When the program or a descriptor of it cannot be had.
 pub fn again(variable: &str, value: &OsStr) -> io::Result<Again> {
-    let child = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(variable, value).spawn()?;
+    let child =
+        Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(variable, value).spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     Ok(Again { pidfd: pidfd_open(pid, PidfdFlags::empty())?, child })
 }

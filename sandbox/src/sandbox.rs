@@ -251,12 +251,10 @@ impl Sandbox {
             flags |= RUN_WITH_TERMINAL;
         }
         let run = ToInit::Run { flags, fail_at: action.fail_at, generation: self.generation };
-        run.send(self.control.as_fd(), &descriptors).map_err(
-            |errno| match errno {
-                Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
-                errno => SandboxError::System { what: "start the action".to_owned(), errno },
-            },
-        )
+        run.send(self.control.as_fd(), &descriptors).map_err(|errno| match errno {
+            Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
+            errno => SandboxError::System { what: "start the action".to_owned(), errno },
+        })
     }
 
     /// Waits for the report; kills when the time is over, and gives up when killing does not help.

@@ -159,7 +159,8 @@ impl Seats {
     /// # Errors
     /// As [`Seats::discard`].
     pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
-        let deserted = !seat.worn_out && seat.cgroup.as_ref().is_none_or(|cgroup| cgroup.populated() != Some(true));
+        let deserted =
+            !seat.worn_out && seat.cgroup.as_ref().is_none_or(|cgroup| cgroup.populated() != Some(true));
         if deserted {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.spare.len() < SPARE_SEATS_MAX {

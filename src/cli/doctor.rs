@@ -51,7 +51,9 @@ impl Finding {
     fn limit(name: &'static str, availability: &Availability, instead: &str) -> Self {
         match availability {
             Availability::Yes => Finding::yes(name, "yes"),
-            Availability::No(missing) => Finding::no(name, missing.why.clone(), instead, missing.hint.clone()),
+            Availability::No(missing) => {
+                Finding::no(name, missing.why.clone(), instead, missing.hint.clone())
+            }
         }
     }
 }
@@ -63,7 +65,8 @@ impl Finding {
 pub fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let (findings, works) = examine();
     if args.json {
-        let text = serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(error.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(error.to_string()))?;
         println!("{text}");
     } else {
         print(&findings);
@@ -103,7 +106,13 @@ fn examine() -> (Vec<Finding>, bool) {
         .and_then(|template| Sandbox::create(&runtime, &template))
         .and_then(|sandbox| sandbox.destroy(&runtime));
     let works = made.is_ok();
-    findings.insert(2, made.map_or_else(|error| sandbox_failed(&error), |()| Finding::yes("sandbox", "one was made and removed")));
+    findings.insert(
+        2,
+        made.map_or_else(
+            |error| sandbox_failed(&error),
+            |()| Finding::yes("sandbox", "one was made and removed"),
+        ),
+    );
     // What could not be removed is found by the next start.
     let _ = runtime.stop();
     (findings, works)

@@ -16,7 +16,9 @@ use fulgurite_sandbox::sys::{Errno, message};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
 use rustix::time::Timespec;
 use std::ffi::CString;
 use std::os::unix::fs::DirBuilderExt;
@@ -54,7 +56,8 @@ pub fn supervise(signals: BlockedSignals, state_dir: &Path) -> Result<u8, Failur
     builder.recursive(true).mode(0o700).create(&dir).map_err(failed("make", &dir))?;
     let front = listener(&dir.join("front.sock"))?;
     let worker = crate::reexec::again(VARIABLE, dir.as_os_str());
-    let mut worker = worker.map_err(|error| Failure::new(format!("cannot start fulgurite again: {error}")))?;
+    let mut worker =
+        worker.map_err(|error| Failure::new(format!("cannot start fulgurite again: {error}")))?;
     let forward = worker.signal_target();
     signals
         .forward_in_background(move |signal| {
@@ -72,7 +75,9 @@ pub fn supervise(signals: BlockedSignals, state_dir: &Path) -> Result<u8, Failur
         }
         if !events[0].revents().is_empty() {
             if let Some(code) = told_code(&front) {
-                eprintln!("fulgurite: kept as {id} (hint: fulgurite enter {id}, then fulgurite enter --remove {id})");
+                eprintln!(
+                    "fulgurite: kept as {id} (hint: fulgurite enter {id}, then fulgurite enter --remove {id})"
+                );
                 return Ok(code);
             }
         }
@@ -88,7 +93,8 @@ pub fn supervise(signals: BlockedSignals, state_dir: &Path) -> Result<u8, Failur
 fn told_code(front: &OwnedFd) -> Option<u8> {
     let connection = accept_with(front, SocketFlags::CLOEXEC).ok()?;
     let mut buffer = [0; message::BYTES_MAX];
-    let length = message::receive(connection.as_fd(), &mut buffer, &mut message::no_descriptors(), true).ok()??;
+    let length =
+        message::receive(connection.as_fd(), &mut buffer, &mut message::no_descriptors(), true).ok()??;
     (length == 1).then(|| buffer[0])
 }
 

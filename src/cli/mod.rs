@@ -77,7 +77,9 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
 /// Help and version as clap prints them; a mistake as one line.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // A closed pipe is not our concern.
             let _ = error.print();
             let asked = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;

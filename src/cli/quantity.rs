@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let check = |text, value: Result<u64, &str>| assert_eq!(bytes(text), value.map_err(str::to_owned), "{text}");
+        let check =
+            |text, value: Result<u64, &str>| assert_eq!(bytes(text), value.map_err(str::to_owned), "{text}");
         check("4096", Ok(4096));
         check("1K", Ok(1024));
         check("1.5M", Ok(1_572_864));

@@ -116,8 +116,8 @@ fn act(
     begun: Instant,
 ) -> Result<Finished, Failure> {
     let root = open_root(settings)?;
-    let streams =
-        Streams::open(args.stdin).map_err(|error| Failure::new(format!("cannot prepare the standard streams: {error}")))?;
+    let streams = Streams::open(args.stdin)
+        .map_err(|error| Failure::new(format!("cannot prepare the standard streams: {error}")))?;
     let owner = output_owner(&root, runtime.features().privileged)?;
     let mut executed = {
         let action = LocalAction {
@@ -191,7 +191,8 @@ fn output_owner(root: &OwnedFd, privileged: bool) -> Result<Option<Owner>, Failu
     if !privileged {
         return Ok(None);
     }
-    let stat = rustix::fs::fstat(root).map_err(|errno| Failure::new(format!("cannot read the exec root: {errno}")))?;
+    let stat = rustix::fs::fstat(root)
+        .map_err(|errno| Failure::new(format!("cannot read the exec root: {errno}")))?;
     Ok(Some(Owner { uid: stat.st_uid, gid: stat.st_gid }))
 }
 
@@ -248,7 +249,8 @@ fn tell_undeclared(executed: &Executed) {
 }
 
 fn write_stats(file: &std::path::Path, object: &impl serde::Serialize) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::new(format!("cannot write stats to {}: {error}", file.display()));
+    let failed =
+        |error: std::io::Error| Failure::new(format!("cannot write stats to {}: {error}", file.display()));
     let mut text = serde_json::to_string_pretty(object).map_err(|error| failed(error.into()))?;
     text.push('\n');
     if file == std::path::Path::new("-") {

@@ -149,8 +149,9 @@ impl RunArgs {
     /// # Errors
     /// One line that names the option and what is wrong with it.
     pub fn settings(&self) -> Result<RunSettings, Failure> {
-        let exec_root = std::fs::canonicalize(&self.exec_root)
-            .map_err(|error| Failure::new(format!("cannot open exec root {}: {error}", self.exec_root.display())))?;
+        let exec_root = std::fs::canonicalize(&self.exec_root).map_err(|error| {
+            Failure::new(format!("cannot open exec root {}: {error}", self.exec_root.display()))
+        })?;
         let inputs = self.input_specs(&exec_root)?;
         let outputs = self.output_specs(&exec_root)?;
         let limits = Limits {
@@ -175,7 +176,11 @@ impl RunArgs {
             outputs,
             strategy,
             limits,
-            arguments: self.command.iter().map(|text| c_string("an argument", text)).collect::<Result<_, _>>()?,
+            arguments: self
+                .command
+                .iter()
+                .map(|text| c_string("an argument", text))
+                .collect::<Result<_, _>>()?,
             variables: self.variables()?,
             directory: self.directory()?,
             places: places(self.layer_dir.clone(), &exec_root),
@@ -190,7 +195,9 @@ impl RunArgs {
             inputs.push(parsed.map_err(|error| Failure::new(error.to_string()))?);
         }
         if let Some(file) = &self.inputs_from {
-            let failed = |error: std::io::Error| Failure::new(format!("cannot read inputs from {}: {error}", file.display()));
+            let failed = |error: std::io::Error| {
+                Failure::new(format!("cannot read inputs from {}: {error}", file.display()))
+            };
             let bytes = if file == Path::new("-") {
                 let mut bytes = Vec::new();
                 std::io::stdin().lock().take(INPUT_LIST_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
@@ -198,7 +205,9 @@ impl RunArgs {
             } else {
                 std::fs::read(file).map_err(failed)?
             };
-            inputs.extend(parse_inputs_from(&bytes, exec_root).map_err(|error| Failure::new(error.to_string()))?);
+            inputs.extend(
+                parse_inputs_from(&bytes, exec_root).map_err(|error| Failure::new(error.to_string()))?,
+            );
         }
         let declared = !self.inputs.is_empty() || self.inputs_from.is_some();
         Ok(declared.then_some(inputs))
@@ -239,16 +248,19 @@ impl RunArgs {
     }
 
     fn variables(&self) -> Result<Vec<CString>, Failure> {
-        let mut names: Vec<(OsString, OsString)> = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/tmp"), ("TMPDIR", "/tmp")]
-            .map(|(name, value)| (name.into(), value.into()))
-            .to_vec();
+        let mut names: Vec<(OsString, OsString)> =
+            [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/tmp"), ("TMPDIR", "/tmp")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .to_vec();
         let mut put = |name: &OsStr, value: &OsStr| {
             names.retain(|(old, _)| old != name);
             names.push((name.to_owned(), value.to_owned()));
         };
         for wanted in &self.inherit_env {
             let all = wanted == "*";
-            std::env::vars_os().filter(|(name, _)| all || name == wanted).for_each(|(name, value)| put(&name, &value));
+            std::env::vars_os()
+                .filter(|(name, _)| all || name == wanted)
+                .for_each(|(name, value)| put(&name, &value));
         }
         for raw in &self.variables {
             let bytes = raw.as_bytes();
@@ -265,10 +277,13 @@ impl RunArgs {
 
     fn directory(&self) -> Result<CString, Failure> {
         let Some(chdir) = &self.chdir else { return Ok(c"/work".to_owned()) };
-        let plain = chdir.components().all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
+        let plain = chdir
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
         if !plain {
             let hint = "give a path below the exec root";
-            return Err(Failure::new(format!("--chdir {} leads out of the exec root", chdir.display())).hint(Some(hint)));
+            return Err(Failure::new(format!("--chdir {} leads out of the exec root", chdir.display()))
+                .hint(Some(hint)));
         }
         c_string("--chdir", Path::new("/work").join(chdir).as_os_str())
     }

@@ -137,13 +137,14 @@ pub fn stats(
 ) -> Stats {
     let outcome = &executed.outcome;
     let usage = &outcome.usage;
-    let handoff = published.filter(|published| published.renamed + published.copied > 0).map(|published| {
-        match published.handoff {
-            Handoff::Rename => "rename",
-            Handoff::Reflink => "reflink",
-            Handoff::Copy => "copy",
-        }
-    });
+    let handoff =
+        published.filter(|published| published.renamed + published.copied > 0).map(
+            |published| match published.handoff {
+                Handoff::Rename => "rename",
+                Handoff::Reflink => "reflink",
+                Handoff::Copy => "copy",
+            },
+        );
     let mut missing = enforcement.missing.clone();
     if !usage.cpu_from_cgroup {
         missing.push("cgroup (no accounting or limits: this user can make none)".to_owned());

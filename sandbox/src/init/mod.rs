@@ -76,8 +76,15 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         Ok(signals) => signals,
         Err(failed) => give_up(control, failed),
     };
-    let mut init =
-        Init { context, in_cgroup, signals, parked: None, run: Run::default(), kill_ahead: 0, work_attached: false };
+    let mut init = Init {
+        context,
+        in_cgroup,
+        signals,
+        parked: None,
+        run: Run::default(),
+        kill_ahead: 0,
+        work_attached: false,
+    };
     if let Err(failed) = init.ready() {
         give_up(control, failed);
     }
@@ -144,10 +151,14 @@ impl Init<'_> {
         let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
         let mut buffer = [0u8; message::BYTES_MAX];
         let received =
-            message::receive(parked.link.as_fd(), &mut buffer, &mut message::no_descriptors(), true).map_err(wrap)?;
+            message::receive(parked.link.as_fd(), &mut buffer, &mut message::no_descriptors(), true)
+                .map_err(wrap)?;
         match received {
             Some(1) => Ok(()),
-            Some(8) => Err(Failed { step: word(&buffer, 0), errno: Errno::from_raw_os_error(word(&buffer, 4) as i32) }),
+            Some(8) => Err(Failed {
+                step: word(&buffer, 0),
+                errno: Errno::from_raw_os_error(word(&buffer, 4) as i32),
+            }),
             _ => Err(wrap(Errno::CHILD)),
         }
     }
@@ -185,7 +196,9 @@ impl Init<'_> {
             Ok(None) | Err(_) => process::exit_now(0),
         };
         let result = match message {
-            ToInit::Run { flags, fail_at, generation } => self.start(&mut descriptors, [flags, fail_at], generation),
+            ToInit::Run { flags, fail_at, generation } => {
+                self.start(&mut descriptors, [flags, fail_at], generation)
+            }
             ToInit::Kill { generation } => {
                 self.kill(generation);
                 Ok(())
