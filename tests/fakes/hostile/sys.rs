@@ -310,6 +310,18 @@ pub fn identity(path: impl AsRef<Path>) -> io::Result<(u64, u64)> {
     std::fs::metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
+/// As `identity`, and the mount: the same directory reached by another mount is another place.
+pub fn place(path: impl AsRef<Path>) -> io::Result<(u64, u64, u64)> {
+    let (device, inode) = identity(&path)?;
+    let path = cpath(path);
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let at = [libc::AT_FDCWD as u64, path.as_ptr() as u64];
+    call(libc::SYS_statx, &[at[0], at[1], 0, u64::from(libc::STATX_MNT_ID), found.as_mut_ptr() as u64])
+        .map_err(io::Error::from_raw_os_error)?;
+    // SAFETY: zeroes are a valid value of it, and the kernel has filled it in.
+    Ok((device, inode, unsafe { found.assume_init() }.stx_mnt_id))
+}
+
 /// The file system type number of a path.
 pub fn fs_type(path: impl AsRef<Path>) -> Option<i64> {
     let path = cpath(path);

@@ -2,7 +2,7 @@
 
 use crate::facts::Facts;
 use crate::report::Report;
-use crate::sys::{self, Attempt, attempt, identity};
+use crate::sys::{self, Attempt, attempt, place};
 use crate::walk;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -69,8 +69,8 @@ pub fn control_groups(facts: &Facts, report: &mut Report) {
         }
     }
     report.check(Path::new("/sys/fs/cgroup/cgroup.procs").exists(), "/sys/fs/cgroup has content");
-    let Some(place) = walk::scratch(facts) else { return report.note("no directory to mount on") };
-    let point = place.join(".hostile-f04");
+    let Some(scratch) = walk::scratch(facts) else { return report.note("no directory to mount on") };
+    let point = scratch.join(".hostile-f04");
     let _ = std::fs::create_dir(&point);
     let new = [
         ("here", 0),
@@ -157,18 +157,18 @@ fn layers(report: &mut Report, mount: &Mount) {
 
 /// F13.
 pub fn escape(facts: &Facts, report: &mut Report) {
-    let Ok(own) = identity("/") else { return report.broke("cannot look at /") };
+    let Ok(own) = place("/") else { return report.broke("cannot look at /") };
     let mut bases: Vec<PathBuf> = mounts("self").into_iter().map(|m| m.point).collect();
     bases.extend(
         ["/proc/self/root", "/proc/self/cwd", "/proc/thread-self/root", "/dev/fd"].map(PathBuf::from),
     );
     bases.extend(std::env::current_dir());
     for base in bases.iter().filter(|b| b.is_dir()) {
-        let top = identity(base.join("../".repeat(64)));
+        let top = place(base.join("../".repeat(64)));
         report.check(top.is_ok_and(|t| t != own), format!("`..` from {} leaves the root", base.display()));
     }
-    if let Some(place) = walk::scratch(facts) {
-        let jail = place.join(".hostile-f13");
+    if let Some(scratch) = walk::scratch(facts) {
+        let jail = scratch.join(".hostile-f13");
         let _ = std::fs::create_dir(&jail);
         for (name, flags) in [("chroot", 0), ("chroot in a user namespace", libc::CLONE_NEWUSER)] {
             let result = attempt(|| chroot_walk(&jail, flags, own));
@@ -188,7 +188,7 @@ pub fn escape(facts: &Facts, report: &mut Report) {
 }
 
 /// The classic: keep a descriptor outside a nested root, change into it, and go up.
-fn chroot_walk(jail: &Path, flags: i32, own: (u64, u64)) -> Result<i64, i32> {
+fn chroot_walk(jail: &Path, flags: i32, own: (u64, u64, u64)) -> Result<i64, i32> {
     if flags != 0 {
         sys::call(libc::SYS_unshare, &[flags as u64])?;
     }
@@ -201,7 +201,7 @@ fn chroot_walk(jail: &Path, flags: i32, own: (u64, u64)) -> Result<i64, i32> {
     }
     let here = sys::cpath(".");
     let _ = sys::call(libc::SYS_chroot, &[here.as_ptr() as u64]);
-    identity(".").map(|there| i64::from(there != own)).map_err(|e| e.raw_os_error().unwrap_or(0))
+    place(".").map(|there| i64::from(there != own)).map_err(|e| e.raw_os_error().unwrap_or(0))
 }
 
 /// The "shocker": open the root inode of a bind mount's file system by its well-known handle.

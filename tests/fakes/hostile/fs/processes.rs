@@ -2,16 +2,16 @@
 
 use crate::facts::Facts;
 use crate::report::Report;
-use crate::sys::{self, errname, identity};
+use crate::sys::{self, errname, place};
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// F05.
 pub fn roots(_facts: &Facts, report: &mut Report) {
-    let Ok(own) = identity("/") else { return report.broke("cannot look at /") };
+    let Ok(own) = place("/") else { return report.broke("cannot look at /") };
     for base in tasks() {
-        if let Ok(there) = identity(base.join("root/.")) {
+        if let Ok(there) = place(base.join("root/.")) {
             report.check(there != own, format!("{}/root is another root", base.display()));
         } else {
             report.held();
@@ -45,11 +45,11 @@ fn tasks() -> Vec<PathBuf> {
 }
 
 /// Enters a directory through a magic link and goes up until it cannot.
-fn climb(report: &mut Report, link: &Path, own: (u64, u64)) {
+fn climb(report: &mut Report, link: &Path, own: (u64, u64, u64)) {
     if !std::fs::metadata(link).is_ok_and(|m| m.is_dir()) {
         return report.held();
     }
-    let top = identity(link.join("../".repeat(64)));
+    let top = place(link.join("../".repeat(64)));
     report.check(top.is_ok_and(|t| t != own), format!("{} leads to another root", link.display()));
 }
 

@@ -30,6 +30,7 @@ pub fn core(facts: &Facts, report: &mut Report) {
             let fresh = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t >= begin);
             if fresh && name.contains("core") {
                 report.broke(format!("{} appeared", entry.path().display()));
+                let _ = std::fs::remove_file(entry.path());
             }
         }
     }

@@ -112,13 +112,14 @@ pub fn threads(facts: &Facts, report: &mut Report) {
     judge(facts, report, "threads", count, refusal.is_some(), refusal.unwrap_or(0));
 }
 
-/// Seconds that R07 lives if nobody kills it.
+/// Seconds that R07 lives at most if nobody kills it.
 const LIFE: u64 = 60;
 
 /// R07. Runs in the first process: the harness is meant to kill all of it.
-pub fn stubborn(_facts: &Facts, report: &mut Report) {
+pub fn stubborn(facts: &Facts, report: &mut Report) {
     deaf();
-    let end = Instant::now() + Duration::from_secs(LIFE);
+    let life = facts.number("stubborn_seconds").unwrap_or(LIFE).min(LIFE);
+    let end = Instant::now() + Duration::from_secs(life);
     let mut stopped = Vec::new();
     for _ in 0..4 {
         match sys::fork() {
@@ -138,7 +139,7 @@ pub fn stubborn(_facts: &Facts, report: &mut Report) {
     if sys::fork() == Ok(0) {
         // SAFETY: setsid has no memory arguments.
         unsafe { libc::setsid() };
-        std::thread::sleep(Duration::from_secs(LIFE + 1));
+        std::thread::sleep(Duration::from_secs(life + 1));
         for pid in stopped {
             let _ = sys::kill(pid, libc::SIGKILL);
         }
@@ -149,7 +150,7 @@ pub fn stubborn(_facts: &Facts, report: &mut Report) {
         let _ = sys::kill(pid, libc::SIGKILL);
         let _ = sys::wait(pid, 0);
     }
-    report.broke(format!("still alive after {LIFE} s"));
+    report.broke(format!("still alive after {life} s"));
 }
 
 /// Leaves the session and the parent.
