@@ -70,7 +70,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         id: "R06",
-        what: "make twice inode_limit (200000 without the fact) empty files in each writable directory, at most 30 s",
+        what: "make twice inode_limit (or 200000) empty files in each writable directory, at most 30 s",
         expect: "ENOSPC or EDQUOT",
         mode: Bomb,
         run: disk::inodes,
@@ -91,7 +91,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         id: "R09",
-        what: "write flood_bytes (256 MiB without the fact) of NULs, escapes and no newline to stdout; verdict on stderr",
+        what: "write flood_bytes (or 256 MiB) of NULs, escapes and no newline to stdout; verdict on stderr",
         expect: "capped outside",
         mode: Doom,
         run: flood::stdout,

@@ -76,6 +76,14 @@ pub fn is_pseudo(path: &Path) -> bool {
     ["/proc", "/sys"].iter().any(|p| path == Path::new(p))
 }
 
+/// Whether a path lies on a file system that can be the action's own: tmpfs, ramfs or an overlay.
+pub fn is_private_kind(path: &Path) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    const OVERLAY: i64 = 0x794c_7630;
+    matches!(crate::sys::fs_type(path), Some(TMPFS | RAMFS | OVERLAY))
+}
+
 /// Directories below the root, the interesting ones first and the toolchain last.
 pub fn roots() -> Vec<PathBuf> {
     let heavy = ["usr", "lib", "lib64", "lib32", "bin", "sbin", "opt", "nix", "gnu"];

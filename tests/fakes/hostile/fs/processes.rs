@@ -126,7 +126,18 @@ pub fn executables(facts: &Facts, report: &mut Report) {
     }
 }
 
+/// The battery's own program may be an input of the action, hence on its private layer; F11 is about those.
+fn own_copy(path: &CString) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let path = Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
+    let same = sys::identity(path).is_ok_and(|i| sys::identity("/proc/self/exe").is_ok_and(|own| own == i));
+    same && crate::walk::is_private_kind(path)
+}
+
 fn overwrite(report: &mut Report, what: &str, path: &CString) {
+    if own_copy(path) {
+        return report.note("the battery's own program is on a private layer");
+    }
     for flags in [libc::O_WRONLY, libc::O_RDWR] {
         let flags = (flags | libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
         let r = sys::call(libc::SYS_openat, &[libc::AT_FDCWD as u64, path.as_ptr() as u64, flags]);

@@ -2,15 +2,11 @@
 
 use crate::facts::Facts;
 use crate::report::Report;
-use crate::sys::{self, errname};
+use crate::sys;
 use crate::walk;
 use std::cell::RefCell;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-const OVERLAY_MAGIC: i64 = 0x794c_7630;
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
 /// F02.
 pub fn outside(facts: &Facts, report: &mut Report) {
@@ -20,7 +16,7 @@ pub fn outside(facts: &Facts, report: &mut Report) {
     let declared = |p: &Path| writable.iter().any(|w| p.starts_with(w));
     let report = RefCell::new(report);
     let judge = |path: &Path, what: &str| {
-        let private = matches!(sys::fs_type(path), Some(TMPFS_MAGIC | OVERLAY_MAGIC | RAMFS_MAGIC));
+        let private = walk::is_private_kind(path);
         if private && !strict {
             report.borrow_mut().note(format!("{what} {}, which is private", path.display()));
             report.borrow_mut().held();
@@ -47,9 +43,14 @@ pub fn outside(facts: &Facts, report: &mut Report) {
         }
         report.borrow_mut().held();
     }
-    let mut report = report.borrow_mut();
-    report.note(format!("{} directories{}", directories.len(), if complete { "" } else { ", cut short" }));
-    metadata(&mut report);
+    report.borrow_mut().note(format!(
+        "{} directories{}",
+        directories.len(),
+        if complete { "" } else { ", cut short" }
+    ));
+    for (what, path) in metadata() {
+        judge(path, what);
+    }
 }
 
 /// Tries to make things in a directory; removes what it made.
@@ -76,7 +77,8 @@ fn make_in(directory: &Path) -> Vec<&'static str> {
 }
 
 /// Metadata of the root and of the toolchain; values are set to what they are, so that success changes nothing.
-fn metadata(report: &mut Report) {
+fn metadata() -> Vec<(&'static str, &'static Path)> {
+    let mut done = Vec::new();
     use std::os::unix::fs::MetadataExt;
     for path in ["/", "/usr", "/bin/sh", "/etc/passwd", "/etc", "/lib", "/proc/self/exe", "/dev/null", "/dev"]
     {
@@ -90,16 +92,18 @@ fn metadata(report: &mut Report) {
             ("setxattr", xattr(&name)),
         ];
         for (what, result) in calls {
-            report.check(result.is_ok(), format!("{what} {path}"));
+            if result.is_ok() {
+                done.push((what, Path::new(path)));
+            }
         }
         if let Ok(fd) = sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK) {
             let result = sys::call(libc::SYS_fchmod, &[fd.as_raw_fd() as u64, mode]);
-            report.check(result.is_ok(), format!("fchmod {path}"));
-            if result == Err(libc::EIO) {
-                report.note(format!("fchmod {path}: {}", errname(libc::EIO)));
+            if result.is_ok() {
+                done.push(("fchmod", Path::new(path)));
             }
         }
     }
+    done
 }
 
 fn touch(path: &str, meta: &std::fs::Metadata) -> Result<i64, i32> {
