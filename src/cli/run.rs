@@ -271,6 +271,9 @@ fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
             format!("cannot execute {command}: {why}")
         }
         End::NotStarted { failure, .. } => failure.to_string(),
+        End::Refused { why, hint } => {
+            format!("{why}{}", hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default())
+        }
         other => format!("{command} {other}"),
     });
     match end {
@@ -284,7 +287,7 @@ fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
             _ => (failure::NOT_EXECUTABLE, line),
         },
         End::Canceled => (failure::SIGNAL_BASE + 9, line),
-        End::NotStarted { .. } | End::Lost { .. } => (failure::OWN_FAILURE, line),
+        End::NotStarted { .. } | End::Refused { .. } | End::Lost { .. } => (failure::OWN_FAILURE, line),
     }
 }
 

@@ -22,7 +22,7 @@ pub mod nursery;
 pub mod request;
 pub mod wire;
 
-use crate::plan::Phase;
+use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use interpret::{Context, Failed};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -104,7 +104,7 @@ fn give_up(control: BorrowedFd<'_>, failed: Failed) -> ! {
 
 fn prepare(context: &mut Context<'_>, control: BorrowedFd<'_>) -> core::result::Result<OwnedFd, Failed> {
     let _ = control;
-    let wrap = |errno| Failed { step: 0, errno };
+    let wrap = |errno| Failed { step: machinery::CREATE, errno };
     process::block_signals().map_err(wrap)?;
     context.run(Phase::Create)?;
     process::child_signal_fd().map_err(wrap)
@@ -121,14 +121,14 @@ impl Init<'_> {
     fn ready(&mut self) -> core::result::Result<(), Failed> {
         self.context.run(Phase::Lease)?;
         self.park()?;
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
     }
 
     /// Clones the process that becomes the next action.
     fn park(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
-        restart_pids();
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
+        self.context.restart_pids();
         let (ours, theirs) = message::pair().map_err(wrap)?;
         let cgroup = self.in_cgroup.then(|| fixed(CGROUP));
         // SAFETY: init has one thread for its whole life.
@@ -147,7 +147,7 @@ impl Init<'_> {
 
     /// Waits until the process has taken all steps that do not depend on the command, or says which one failed.
     fn await_parked(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
         let mut buffer = [0u8; message::BYTES_MAX];
         let received =
@@ -212,7 +212,7 @@ impl Init<'_> {
                 self.context.fail_at = fail_at;
                 let renewed = descriptors[0].take();
                 let placed = renewed.map_or(Ok(()), |cgroup| place(cgroup.as_fd(), CGROUP));
-                placed.map_err(|errno| Failed { step: 0, errno }).and_then(|()| self.reset())
+                placed.map_err(|errno| Failed { step: machinery::RESET, errno }).and_then(|()| self.reset())
             }
         };
         if let Err(failed) = result {
@@ -249,7 +249,7 @@ impl Init<'_> {
         generation: u32,
     ) -> core::result::Result<(), Failed> {
         let received_ns = now_ns();
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::START, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
@@ -316,7 +316,7 @@ impl Init<'_> {
             report.ended_ns = now_ns();
             self.run.leader_ended = true;
             self.read_failure();
-        } else if self.run.leader_ended {
+        } else if self.run.leader_ended && child.status & 0x7f == libc::SIGKILL {
             report.stragglers += 1;
         }
     }
@@ -340,7 +340,7 @@ impl Init<'_> {
 
     /// Clones another waiting process; everything else stays.
     fn rearm(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         if self.run.active || self.parked.is_some() {
             return Err(wrap(Errno::BUSY));
         }
@@ -350,7 +350,7 @@ impl Init<'_> {
 
     /// Makes this sandbox indistinguishable from a new one, or fails.
     fn reset(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::RESET, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
@@ -372,15 +372,6 @@ impl Init<'_> {
 
 fn word(buffer: &[u8; message::BYTES_MAX], at: usize) -> u32 {
     buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-/// Starts pid numbers over, so that every action sees the same ones. Best effort: needs CONFIG_CHECKPOINT_RESTORE.
-fn restart_pids() {
-    use rustix::fs::{Mode, OFlags, openat};
-    let path = c"proc/sys/kernel/ns_last_pid";
-    if let Ok(file) = openat(mount::here(), path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        let _ = rustix::io::write(&file, b"1");
-    }
 }
 
 /// Moves `fd` to the fixed number `to`, replacing what was there.
