@@ -13,4 +13,5 @@ pub mod sandbox;
 pub mod seat;
 pub mod spec;
 pub mod sys;
+pub mod testing;
 pub mod zygote;

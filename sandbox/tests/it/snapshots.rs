@@ -1,0 +1,6 @@
+//! To come.
+use crate::fixture::Test;
+
+pub fn tests() -> Vec<Test> {
+    Vec::new()
+}

@@ -1,0 +1,6 @@
+//! To come.
+use std::process::ExitCode;
+
+pub fn main(_: &[String]) -> ExitCode {
+    ExitCode::FAILURE
+}
