@@ -15,6 +15,7 @@ pub fn tests() -> Vec<Test> {
         test("killing::a_cancel_when_idle_spares_the_next_run", a_cancel_when_idle_spares_the_next_run),
         test("killing::a_cancel_after_the_end_spares_the_next_run", a_cancel_after_the_end_spares_the_next_run),
         alone("killing::daemons_are_killed_and_counted", daemons_are_killed_and_counted),
+        test("killing::what_has_ended_by_itself_is_no_straggler", what_has_ended_by_itself_is_no_straggler),
         alone("killing::a_fork_bomb_ends_quietly", a_fork_bomb_ends_quietly),
         alone("killing::a_stopped_action_is_killed_as_well", a_stopped_action_is_killed_as_well),
     ]
@@ -103,6 +104,13 @@ fn daemons_are_killed_and_counted(fixture: &Fixture) -> Checked {
         sandbox.reset()?;
     }
     Ok(())
+}
+
+fn what_has_ended_by_itself_is_no_straggler(fixture: &Fixture) -> Checked {
+    let mut sandbox = fixture.sandbox()?;
+    // Each daemon leaves a zombie of the process that started it.
+    let ran = Command::probe(&["orphans", "3"]).run(&mut sandbox);
+    same(ran.outcome.stragglers, 3, "stragglers")
 }
 
 fn a_fork_bomb_ends_quietly(fixture: &Fixture) -> Checked {

@@ -34,7 +34,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
         ["find", "socket"] => find_socket(),
         ["leave", "port"] => leave_port(),
         ["find", "port"] => find_port(),
-        ["daemons", count] => daemons(number(count)),
+        ["daemons", count] => daemons(number(count), true),
+        ["orphans", count] => daemons(number(count), false),
         ["bomb"] => bomb(),
         ["allocate", mebibytes] => allocate(number(mebibytes)),
         ["burn", milliseconds] => burn(number(milliseconds)),
@@ -71,6 +72,7 @@ fn found(result: i64) -> Answer {
     match (result, error.raw_os_error()) {
         (0.., _) => Ok("present".to_owned()),
         (_, Some(libc::ENOENT)) => Ok("absent".to_owned()),
+        (_, Some(libc::EMFILE)) => Ok("refused".to_owned()),
         _ => Err(error),
     }
 }
@@ -144,8 +146,9 @@ fn in_the_background() -> std::io::Result<bool> {
     }
 }
 
-/// Starts daemons that have a session of their own and ignore every signal that can be ignored.
-fn daemons(count: usize) -> Answer {
+/// Starts daemons that have a session of their own and ignore every signal that can be ignored. What is between them
+/// and this process has ended, and was waited for or not.
+fn daemons(count: usize, wait: bool) -> Answer {
     let (mut reader, mut writer) = std::io::pipe()?;
     for _ in 0..count {
         if in_the_background()? {
@@ -169,6 +172,9 @@ fn daemons(count: usize) -> Answer {
     }
     for _ in 0..count {
         std::io::Read::read_exact(&mut reader, &mut [0])?;
+        if wait {
+            rustix::process::wait(rustix::process::WaitOptions::empty())?;
+        }
     }
     Ok(format!("{count} daemons"))
 }
