@@ -14,5 +14,6 @@ pub mod sandbox;
 pub mod seat;
 pub mod spec;
 pub mod sys;
+pub mod testing;
 mod verdict;
 pub mod zygote;

@@ -66,12 +66,12 @@ impl Sandbox {
             match Sandbox::create_in(runtime.seats.take()?, template, 0) {
                 Ok(sandbox) => return Ok(sandbox),
                 Err((error @ SandboxError::Zygote(ZygoteError::Gone { .. }), seat)) => {
-                    let _ = runtime.seats.discard(seat);
+                    let _ = runtime.seats.discard(*seat);
                     last = Some(error);
                 }
                 Err((error, seat)) => {
                     // The seat is as it was; the first error is the one that counts.
-                    let _ = runtime.seats.give_back(seat);
+                    let _ = runtime.seats.give_back(*seat);
                     return Err(error);
                 }
             }
@@ -87,9 +87,9 @@ impl Sandbox {
         seat: Seat,
         template: &Arc<Template>,
         fail_at: u32,
-    ) -> Result<Sandbox, (SandboxError, Seat)> {
+    ) -> Result<Sandbox, (SandboxError, Box<Seat>)> {
         match hatch(&seat, template, fail_at) {
-            Err(error) => Err((error, seat)),
+            Err(error) => Err((error, Box::new(seat))),
             Ok((control, pid, pidfd)) => {
                 let mut sandbox = Sandbox {
                     template: template.clone(),
@@ -102,7 +102,7 @@ impl Sandbox {
                 };
                 match sandbox.finish_reset() {
                     Ok(()) => Ok(sandbox),
-                    Err(error) => Err((error, sandbox.tear_down())),
+                    Err(error) => Err((error, Box::new(sandbox.tear_down()))),
                 }
             }
         }
@@ -336,11 +336,12 @@ impl Sandbox {
         }
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if let Some(cgroup) = self.seat.cgroup.as_mut() {
-            if !cgroup.resets_peak() && cgroup.action_leaf_fd().is_some() {
-                cgroup.renew_action_leaf()?;
-                renewed.extend(cgroup.action_leaf_fd());
-            }
+        if let Some(cgroup) = self.seat.cgroup.as_mut()
+            && !cgroup.resets_peak()
+            && cgroup.action_leaf_fd().is_some()
+        {
+            cgroup.renew_action_leaf()?;
+            renewed.extend(cgroup.action_leaf_fd());
         }
         ToInit::Reset { fail_at }
             .send(self.control.as_fd(), &renewed)

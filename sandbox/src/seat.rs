@@ -179,12 +179,11 @@ impl Seats {
         let Seat { index, zygote, cgroup, zygote_place, .. } = seat;
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = zygote_place {
-                if let Some(shared) =
+            if let Some(place) = zygote_place
+                && let Some(shared) =
                     state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.zygote, &zygote))
-                {
-                    shared.free.push(place);
-                }
+            {
+                shared.free.push(place);
             }
         }
         // A zygote of its own ends here, before its cgroup is removed.

@@ -231,13 +231,14 @@ impl Init<'_> {
 
     fn signal(&self, generation: u32, number: i32) {
         use rustix::process::{Pid, Signal, kill_process};
-        if self.run.active && !self.run.leader_ended && self.run.generation == generation {
-            if let (Some(pid), Some(signal)) =
+        if self.run.active
+            && !self.run.leader_ended
+            && self.run.generation == generation
+            && let (Some(pid), Some(signal)) =
                 (Pid::from_raw(self.run.leader), Signal::from_named_raw(number))
-            {
-                // The leader is our child and not reaped yet, so that the pid is still its own.
-                let _ = kill_process(pid, signal);
-            }
+        {
+            // The leader is our child and not reaped yet, so that the pid is still its own.
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -292,11 +293,11 @@ impl Init<'_> {
         }
         // No child is left. A process that is not a child of ours cannot exist once the leader and all that were
         // handed to us are reaped, but that is asked, not believed.
-        if self.run.active && self.run.leader_ended {
-            match process::kill_all_others() {
-                Err(Errno::SRCH) => self.report(),
-                _ => {}
-            }
+        if self.run.active
+            && self.run.leader_ended
+            && let Err(Errno::SRCH) = process::kill_all_others()
+        {
+            self.report();
         }
     }
 
@@ -384,10 +385,10 @@ pub(crate) fn place(fd: BorrowedFd<'_>, to: RawFd) -> Result<()> {
 
 /// Moves the zygote's socket to number 3 of a process that has just been cloned; what was there is closed.
 pub(crate) fn take_number_three(socket: OwnedFd) -> Result<OwnedFd> {
-    use rustix::fd::FromRawFd;
+    use rustix::fd::{FromRawFd, IntoRawFd};
     place(socket.as_fd(), CONTROL)?;
     // Closing the rest closes the original; it must not be closed a second time.
-    core::mem::forget(socket);
+    let _ = socket.into_raw_fd();
     // SAFETY: `place` has just made this descriptor, and nobody else owns it in this process.
     Ok(unsafe { OwnedFd::from_raw_fd(CONTROL) })
 }

@@ -13,7 +13,7 @@ use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use crate::zygote::wire::{FromZygote, ToZygote};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use std::ffi::{CStr, CString};
@@ -352,7 +352,6 @@ fn arrange(control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<()
         place(cgroup.as_fd(), CGROUP)?;
     }
     // `close_from` closes the copies; they must not be closed a second time.
-    core::mem::forget(control);
-    core::mem::forget(cgroup);
+    let _ = (control.into_raw_fd(), cgroup.map(IntoRawFd::into_raw_fd));
     Ok(())
 }
