@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod action;
+pub mod bench;
 pub mod cli;
 pub mod commit;
 pub mod exec;

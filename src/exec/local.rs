@@ -75,7 +75,11 @@ fn since(start: Instant) -> u64 {
 ///
 /// # Errors
 /// [`ViewError`], when its view cannot be made; everything later is told by the outcome.
-pub fn execute(runtime: &Runtime, sandbox: &mut Sandbox, action: &LocalAction<'_>) -> Result<Executed, ViewError> {
+pub fn execute(
+    runtime: &Runtime,
+    sandbox: &mut Sandbox,
+    action: &LocalAction<'_>,
+) -> Result<Executed, ViewError> {
     let begun = Instant::now();
     let view = view::view(runtime, &action.view, sandbox.action_id())?;
     let mut phases = Phases { stage_us: since(begun), ..Phases::default() };
@@ -115,9 +119,10 @@ fn outputs(
     let marks = view::marks(runtime);
     let limits = TreeLimits::default();
     let declared: &Outputs = action.view.outputs;
-    let listed = action
-        .list_undeclared
-        .then(|| undeclared(layer.upper(), declared, marks, limits).unwrap_or_else(|_| Undeclared { more: true, ..Undeclared::default() }));
+    let listed = action.list_undeclared.then(|| {
+        undeclared(layer.upper(), declared, marks, limits)
+            .unwrap_or_else(|_| Undeclared { more: true, ..Undeclared::default() })
+    });
     let succeeded = outcome.end.is_success();
     if !succeeded && !action.outputs_on_failure {
         return (None, listed);

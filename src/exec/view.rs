@@ -152,7 +152,11 @@ fn overlay(
     };
     let mut staged = Staged::default();
     let lower = match spec.inputs {
-        None => spec.exec_root.try_clone_to_owned().map_err(|_| Errno::MFILE).map_err(failed("open the exec root"))?,
+        None => spec
+            .exec_root
+            .try_clone_to_owned()
+            .map_err(|_| Errno::MFILE)
+            .map_err(failed("open the exec root"))?,
         Some(inputs) => {
             let tree =
                 InputTree::build(layer.dir(), c"tree", spec.exec_root, inputs, owner, TreeLimits::default())?;
@@ -166,7 +170,8 @@ fn overlay(
     // A staged tree belongs to the action already.
     let mapped = if spec.inputs.is_none() { runtime.map_owner(lower.as_fd(), action_id)? } else { None };
     staged.owner_mapped = mapped.is_some();
-    let work = layer::open_directory(layer.dir(), c"work").map_err(failed("open the layer's work directory"))?;
+    let work =
+        layer::open_directory(layer.dir(), c"work").map_err(failed("open the layer's work directory"))?;
     let shown = mapped.as_ref().unwrap_or(&lower);
     let layers = Layers { lower: shown.as_fd(), upper: layer.upper(), work: work.as_fd() };
     let mount = match &mapped {
