@@ -5,6 +5,7 @@ pub mod action;
 pub mod bench;
 pub mod cli;
 pub mod commit;
+pub mod demo;
 pub mod exec;
 pub mod failure;
 pub mod output;

@@ -98,6 +98,9 @@ struct Inner {
     ended_ns: u64,
     /// What finding all this out has cost.
     own_cost_ns: u64,
+    /// Where the sandboxes stood at the last end, if what they do between operations belongs to the next one.
+    carried_ns: Option<u64>,
+    carries: bool,
 }
 
 impl TreeCpu {
@@ -108,6 +111,15 @@ impl TreeCpu {
         if !matches!(tree.accounting, Accounting::V1(_)) {
             tree.lock().zygotes.insert(runtime.zygote_pid().cast_signed(), 0);
         }
+        tree
+    }
+
+    /// The same, for sandboxes that nobody else uses: what they still do after the end of one operation (the process
+    /// that waits to become the next action gets ready) counts for the next one.
+    #[must_use]
+    pub fn carrying(runtime: &Runtime) -> Self {
+        let tree = TreeCpu::new(runtime);
+        tree.lock().carries = true;
         tree
     }
 
@@ -157,6 +169,9 @@ impl TreeCpu {
     pub fn begin(&self) -> Reading {
         let mut reading = Reading::default();
         self.read_others(&mut reading);
+        if let Some(carried) = self.lock().carried_ns {
+            reading.sandbox_ns = carried;
+        }
         reading.children_ns = children_clock();
         reading.daemon_ns = self.own_clock();
         reading
@@ -169,6 +184,9 @@ impl TreeCpu {
         settle();
         reading.children_ns = children_clock();
         self.read_others(&mut reading);
+        let mut inner = self.lock();
+        inner.carried_ns = inner.carries.then_some(reading.sandbox_ns);
+        drop(inner);
         reading.since(begun)
     }
 

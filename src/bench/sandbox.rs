@@ -203,7 +203,7 @@ struct Setting<'a> {
 impl Setting<'_> {
     fn surroundings(&mut self, source: &Path) -> Result<Surroundings, BenchError> {
         // Each counts its own sandboxes only, so that the end of one is not taken for the beginning of another.
-        let cpu = Rc::new(TreeCpu::new(self.runtime));
+        let cpu = Rc::new(TreeCpu::carrying(self.runtime));
         let name = source.file_name().unwrap_or_default().to_string_lossy();
         let layers = self.scratch.directory(&format!("layers-{name}"))?;
         Surroundings::new(self.runtime, &cpu, self.workload, source, layers)
