@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How often a condition is looked at again.
 const LOOK_AGAIN_NS: i64 = 1_000_000;
+/// What stands behind the name of a process that has ended and was not reaped yet.
+const ZOMBIE: &str = " (zombie)";
 /// Groups below a mount of cgroupfs are looked for this deep.
 const GROUP_DEPTH_MAX: usize = 12;
 
@@ -102,6 +104,17 @@ impl Census {
         census
     }
 
+    /// Counts what a scope holds once nobody waits to be reaped any more, or at the latest when the time is over.
+    #[must_use]
+    pub fn at_rest(scope: &Scope, patience: Duration) -> Self {
+        let mut census = Census::default();
+        settles(patience, || {
+            census = Census::of(scope);
+            !census.counts.keys().any(|kind| kind.ends_with(ZOMBIE))
+        });
+        census
+    }
+
     /// What changed from this census to a later one, a line each; empty if nothing did.
     #[must_use]
     pub fn difference(&self, later: &Census) -> Vec<String> {
@@ -110,7 +123,8 @@ impl Census {
             .into_iter()
             .filter_map(|kind| {
                 let (before, after) = (self.number(kind), later.number(kind));
-                let (sign, count) = if after > before { ("+", after - before) } else { ("-", before - after) };
+                let (sign, count) =
+                    if after > before { ("+", after - before) } else { ("-", before - after) };
                 (count != 0).then(|| format!("{sign}{count} {kind} ({before} before, {after} now)"))
             })
             .collect()
@@ -241,7 +255,7 @@ struct Process {
 
 impl Process {
     fn kind(&self) -> String {
-        if self.is_zombie { format!("{} (zombie)", self.name) } else { self.name.clone() }
+        if self.is_zombie { format!("{}{ZOMBIE}", self.name) } else { self.name.clone() }
     }
 }
 
@@ -344,7 +358,10 @@ mod tests {
         let scope = Scope::new().with_directory(directory.path());
         let kept = |lines: Vec<String>| -> Vec<String> {
             // Other tests of this binary open and close things at the same time.
-            lines.into_iter().filter(|line| line.contains("census-canary") || line.contains("file below")).collect()
+            lines
+                .into_iter()
+                .filter(|line| line.contains("census-canary") || line.contains("file below"))
+                .collect()
         };
         let before = Census::of(&scope);
         let file = std::fs::File::create(&path).unwrap();

@@ -1,5 +1,7 @@
 //! `kill -9` of everything that can be killed: nothing outlives it but what the next start removes.
-use crate::fixture::{Checked, Command, Fixture, PATIENCE, Test, alone, check, contains, gone, memory_file, nothing};
+use crate::fixture::{
+    Checked, Command, Fixture, PATIENCE, Test, alone, check, contains, gone, memory_file, nothing,
+};
 use crate::starting::{Child, victim};
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::testing::{Census, Scope, descendants_of, groups_of, settles};
@@ -15,10 +17,14 @@ pub fn tests() -> Vec<Test> {
         alone("crashes::the_zygote_of_a_seat_is_killed", the_zygote_of_a_seat_is_killed),
         alone("crashes::the_zygote_of_all_is_killed", the_zygote_of_all_is_killed).as_root(),
         alone("crashes::the_owner_is_killed_while_idle", |_| owner_is_killed("idle", &[1])).as_root(),
-        alone("crashes::the_owner_is_killed_while_an_action_runs", |_| owner_is_killed("running", &[1])).as_root(),
-        alone("crashes::the_owner_is_killed_while_resetting", |_| owner_is_killed("resetting", &POINTS)).as_root(),
-        alone("crashes::the_owner_is_killed_while_creating", |_| owner_is_killed("creating", &POINTS)).as_root(),
-        alone("crashes::the_owner_is_killed_while_starting", |_| owner_is_killed("starting", &[1, 1, 1])).as_root(),
+        alone("crashes::the_owner_is_killed_while_an_action_runs", |_| owner_is_killed("running", &[1]))
+            .as_root(),
+        alone("crashes::the_owner_is_killed_while_resetting", |_| owner_is_killed("resetting", &POINTS))
+            .as_root(),
+        alone("crashes::the_owner_is_killed_while_creating", |_| owner_is_killed("creating", &POINTS))
+            .as_root(),
+        alone("crashes::the_owner_is_killed_while_starting", |_| owner_is_killed("starting", &[1, 1, 1]))
+            .as_root(),
     ]
 }
 

@@ -159,7 +159,7 @@ impl Fixture {
         }
         if company == Company::None {
             let _alone = self.company.write().unwrap_or_else(PoisonError::into_inner);
-            let before = Census::of(&self.scope());
+            let before = Census::at_rest(&self.scope(), PATIENCE);
             body(self)?;
             return nothing(before.settled(&self.scope(), PATIENCE), "left behind");
         }

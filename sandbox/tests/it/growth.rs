@@ -39,10 +39,10 @@ fn many_runs_leave_nothing(fixture: &Fixture) -> Checked {
     ];
     let first = fixture.sandbox()?;
     drop(first);
-    let outside = Census::of(&everything(fixture));
+    let outside = Census::at_rest(&everything(fixture), PATIENCE);
     for _ in 0..SANDBOXES {
         let mut sandbox = fixture.sandbox()?;
-        let with_it = Census::of(&everything(fixture));
+        let with_it = Census::at_rest(&everything(fixture), PATIENCE);
         for run in 0..runs {
             // Every sixteenth run is one of the heavier ones.
             let command = if run % 16 == 15 { &commands[1 + run / 16 % 2] } else { &commands[0] };
@@ -60,7 +60,7 @@ fn many_runs_leave_nothing(fixture: &Fixture) -> Checked {
 
 fn many_sandboxes_leave_nothing(fixture: &Fixture) -> Checked {
     drop(fixture.sandbox()?);
-    let before = Census::of(&everything(fixture));
+    let before = Census::at_rest(&everything(fixture), PATIENCE);
     for round in 0..100 {
         let mut sandbox = fixture.sandbox()?;
         if round % 2 == 0 {

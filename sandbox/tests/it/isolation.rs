@@ -26,7 +26,8 @@ fn ask(sandbox: &mut Sandbox, arguments: &[&str], expected: &str) -> Checked {
 
 fn tmp_and_shm_are_empty_again(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
-    let fill = "for d in /tmp /dev/shm; do mkdir -p $d/a/b; echo x > $d/a/b/c; ln -s / $d/l; chmod 0 $d/a/b; done";
+    let fill =
+        "for d in /tmp /dev/shm; do mkdir -p $d/a/b; echo x > $d/a/b/c; ln -s / $d/l; chmod 0 $d/a/b; done";
     for _ in 0..2 {
         Command::sh(fill).run(&mut sandbox).succeeded()?;
         sandbox.reset()?;
@@ -95,7 +96,8 @@ fn umask_directory_and_pid_start_over(fixture: &Fixture) -> Checked {
         command.variables.push(c("STALE=1"));
         same(command.run(&mut sandbox).succeeded()?.as_str(), expected, "identity")?;
         sandbox.reset()?;
-        let script = "umask 0; cd /; export STALE=2; for i in 1 2 3 4 5; do (true) & done; wait; [ -z \"$OLD\" ]";
+        let script =
+            "umask 0; cd /; export STALE=2; for i in 1 2 3 4 5; do (true) & done; wait; [ -z \"$OLD\" ]";
         Command::sh(script).run(&mut sandbox).succeeded()?;
         sandbox.reset()?;
         let text = Command::sh("env | grep -c STALE; true").run(&mut sandbox).succeeded()?;

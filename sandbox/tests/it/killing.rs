@@ -13,7 +13,10 @@ pub fn tests() -> Vec<Test> {
         test("killing::grace_ends_for_what_ignores_it", grace_ends_for_what_ignores_it),
         test("killing::another_thread_cancels", another_thread_cancels),
         test("killing::a_cancel_when_idle_spares_the_next_run", a_cancel_when_idle_spares_the_next_run),
-        test("killing::a_cancel_after_the_end_spares_the_next_run", a_cancel_after_the_end_spares_the_next_run),
+        test(
+            "killing::a_cancel_after_the_end_spares_the_next_run",
+            a_cancel_after_the_end_spares_the_next_run,
+        ),
         alone("killing::daemons_are_killed_and_counted", daemons_are_killed_and_counted),
         test("killing::what_has_ended_by_itself_is_no_straggler", what_has_ended_by_itself_is_no_straggler),
         alone("killing::a_fork_bomb_ends_quietly", a_fork_bomb_ends_quietly),
@@ -100,7 +103,10 @@ fn daemons_are_killed_and_counted(fixture: &Fixture) -> Checked {
         ran.succeeded()?;
         // The leader and its daemons are gone when the run returns, not some time later.
         let after = descendants_of(std::process::id()).len();
-        check(after < before, format!("{before} processes before, {after} after: the run returned too early"))?;
+        check(
+            after < before,
+            format!("{before} processes before, {after} after: the run returned too early"),
+        )?;
         sandbox.reset()?;
     }
     Ok(())

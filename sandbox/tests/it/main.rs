@@ -21,8 +21,8 @@ mod probe;
 mod running;
 mod snapshots;
 mod starting;
-mod views;
 mod victim;
+mod views;
 
 use fixture::Fixture;
 use std::process::ExitCode;

@@ -17,8 +17,11 @@ fn spec(fixture: &Fixture, network: Network) -> SandboxSpec {
 
 /// Names of the interfaces in a table of /proc/net/dev.
 fn interfaces(table: &str) -> Vec<String> {
-    let mut names: Vec<String> =
-        table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect();
+    let mut names: Vec<String> = table
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim().to_owned())
+        .collect();
     names.sort();
     names
 }

@@ -95,7 +95,8 @@ fn collect(directory: &Path, facts: &mut BTreeMap<String, String>) -> Checked {
 fn writes_go_to_the_layer(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     let trees = Trees::new()?;
-    let script = "cat one sub/three link; echo new > new; mkdir made; echo deep > made/deep; stat -c %u one new";
+    let script =
+        "cat one sub/three link; echo new > new; mkdir made; echo deep > made/deep; stat -c %u one new";
     let text = trees.run(fixture, &mut sandbox, script)?;
     same(text.as_str(), "one\nthree\none\n1000\n1000", "inside")?;
     let upper = trees.all.path().join("upper");

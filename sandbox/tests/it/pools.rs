@@ -162,13 +162,17 @@ fn many_threads_lease_at_once(fixture: &Fixture) -> Checked {
             move || -> Result<(), String> {
                 for _ in 0..20 {
                     let mut lease = pool.lease(&spec).map_err(|error| error.to_string())?;
-                    runs(&mut lease, "[ ! -e /tmp/x ] && echo x > /tmp/x").map_err(|error| format!("{error:?}"))?;
+                    runs(&mut lease, "[ ! -e /tmp/x ] && echo x > /tmp/x")
+                        .map_err(|error| format!("{error:?}"))?;
                 }
                 Ok(())
             }
         };
         let threads: Vec<_> = (0..8).map(|number| scope.spawn(work(number))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().map_or(Some("panicked".into()), Result::err)).collect()
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().map_or(Some("panicked".into()), Result::err))
+            .collect()
     });
     nothing(errors, "threads that failed")?;
     check(pool.live() <= 4, "more than may live")?;

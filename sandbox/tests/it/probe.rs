@@ -84,7 +84,8 @@ fn segment(flags: i32) -> Answer {
 
 fn queue(flags: i32) -> Answer {
     // SAFETY: the name is NUL-terminated; a null attribute pointer asks for the default.
-    let queue = unsafe { libc::mq_open(QUEUE.as_ptr(), flags, 0o666, core::ptr::null_mut::<libc::mq_attr>()) };
+    let queue =
+        unsafe { libc::mq_open(QUEUE.as_ptr(), flags, 0o666, core::ptr::null_mut::<libc::mq_attr>()) };
     found(i64::from(queue))
 }
 

@@ -217,7 +217,8 @@ fn only_the_standard_streams_are_open(fixture: &Fixture) -> Checked {
 fn signals_are_as_a_shell_gives_them(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     let text = Command::new(&["/bin/cat", "/proc/self/status"]).run(&mut sandbox).succeeded()?;
-    let lines = text.lines().filter(|line| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|name| line.starts_with(name)));
+    let lines =
+        text.lines().filter(|line| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|name| line.starts_with(name)));
     for line in lines.clone() {
         let mask = u64::from_str_radix(line.rsplit('\t').next().unwrap_or("?"), 16).map_err(|_| "no mask")?;
         // The C library's own two signals (32 and 33) are ignored in whatever posix_spawn(3) of glibc started.

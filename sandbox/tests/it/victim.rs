@@ -68,8 +68,7 @@ fn spec() -> SandboxSpec {
 
 fn idle() -> Played {
     let (runtime, template) = start()?;
-    let _sandboxes =
-        (0..3).map(|_| Sandbox::create(&runtime, &template)).collect::<Result<Vec<_>, _>>()?;
+    let _sandboxes = (0..3).map(|_| Sandbox::create(&runtime, &template)).collect::<Result<Vec<_>, _>>()?;
     say("ready");
     wait_for_the_end()
 }
@@ -85,9 +84,7 @@ fn running() -> Played {
 }
 
 /// Runs and resets, and does something else in between, until it is killed. Says `ready` each time.
-fn looping(
-    between: fn(Sandbox, &Runtime, &Arc<Template>) -> Result<Sandbox, Box<dyn Error>>,
-) -> Played {
+fn looping(between: fn(Sandbox, &Runtime, &Arc<Template>) -> Result<Sandbox, Box<dyn Error>>) -> Played {
     let (runtime, template) = start()?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     loop {
@@ -125,15 +122,15 @@ fn census() -> Census {
 }
 
 fn left_since(before: &Census) -> Played {
-    let left = before.settled(&Scope::new().without("mount").without("descriptor dev/null"), Duration::from_secs(10));
+    let left = before
+        .settled(&Scope::new().without("mount").without("descriptor dev/null"), Duration::from_secs(10));
     if left.is_empty() { Ok(()) } else { Err(left.join("; ").into()) }
 }
 
 fn stop() -> Played {
     let before = census();
     let (runtime, template) = start()?;
-    let sandboxes =
-        (0..40).map(|_| Sandbox::create(&runtime, &template)).collect::<Result<Vec<_>, _>>()?;
+    let sandboxes = (0..40).map(|_| Sandbox::create(&runtime, &template)).collect::<Result<Vec<_>, _>>()?;
     for mut sandbox in sandboxes {
         let ran = Command::new(&["/bin/true"]).run(&mut sandbox);
         if !ran.outcome.end.is_success() {
@@ -141,6 +138,7 @@ fn stop() -> Played {
         }
         sandbox.destroy(&runtime)?;
     }
+    drop(template);
     runtime.stop()?;
     left_since(&before)?;
     say("nothing");
@@ -175,6 +173,7 @@ fn without_cgroups() -> Played {
     command.limits.pids_max = Some(100);
     say(&format!("limited {}", command.run(&mut sandbox).outcome.end));
     sandbox.destroy(&runtime)?;
+    drop(template);
     runtime.stop()?;
     left_since(&before)?;
     say("nothing");
@@ -198,6 +197,7 @@ fn without_its_zygote() -> Played {
         Ok(_) => return Err("a sandbox without a zygote".into()),
         Err(error) => say(&format!("create {error}")),
     }
+    drop(template);
     let stopped = runtime.stop();
     say(&format!("stopped {}", stopped.is_ok()));
     left_since(&before)?;
@@ -250,6 +250,7 @@ fn many(count: usize) -> Played {
     for sandbox in sandboxes {
         sandbox.destroy(&runtime)?;
     }
+    drop(template);
     runtime.stop()?;
     say(&format!("teardown {:?}", started.elapsed()));
     left_since(&before)?;

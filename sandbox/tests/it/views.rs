@@ -41,7 +41,8 @@ fn the_root_shows_toolchains_and_nothing_else(fixture: &Fixture) -> Checked {
     let strange: Vec<&str> = text.lines().filter(|name| !known.split(' ').any(|k| k == *name)).collect();
     same(strange, Vec::new(), "strange entries of the root")?;
     sandbox.reset()?;
-    let script = "for d in /home /root /run /sys /var /boot /mnt /srv /media; do [ -e $d ] && echo $d; done; true";
+    let script =
+        "for d in /home /root /run /sys /var /boot /mnt /srv /media; do [ -e $d ] && echo $d; done; true";
     same(Command::sh(script).run(&mut sandbox).succeeded()?.as_str(), "", "what must not be visible")
 }
 
@@ -152,8 +153,22 @@ fn a_mount_may_stand_for_tmp(fixture: &Fixture) -> Checked {
 
 fn hostile_targets_are_refused(fixture: &Fixture) -> Checked {
     let targets = [
-        "/../etc", "/a/../../etc", "..", "relative", "", "/", "/proc", "/proc/self", "/proc/sys/kernel", "/work",
-        "/work/x", "/dev", "/dev/null", "/dev/pts", "/dev/fd/9", "/a/..",
+        "/../etc",
+        "/a/../../etc",
+        "..",
+        "relative",
+        "",
+        "/",
+        "/proc",
+        "/proc/self",
+        "/proc/sys/kernel",
+        "/work",
+        "/work/x",
+        "/dev",
+        "/dev/null",
+        "/dev/pts",
+        "/dev/fd/9",
+        "/a/..",
     ];
     for target in targets {
         let spec = with_mounts(fixture, [mount(Path::new("/usr"), target, false)]);
@@ -203,7 +218,8 @@ fn a_directory_can_be_the_root(fixture: &Fixture) -> Checked {
         ..SandboxSpec::default()
     };
     let mut sandbox = fixture.sandbox_of(&spec)?;
-    let script = "cat /etc/os-release; echo x > /tmp/x && cat /tmp/x; (echo x > /bin/canary) 2>/dev/null || echo no";
+    let script =
+        "cat /etc/os-release; echo x > /tmp/x && cat /tmp/x; (echo x > /bin/canary) 2>/dev/null || echo no";
     let text = Command::sh(script).run(&mut sandbox).succeeded()?;
     same(text.as_str(), "ID=small\nx\nno", "inside")?;
     sandbox.reset()?;
