@@ -2,6 +2,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod action;
+pub mod cli;
 pub mod commit;
+pub mod exec;
+pub mod failure;
 pub mod output;
+pub mod reexec;
 pub mod stage;

@@ -27,6 +27,30 @@ pub struct Layers<'a> {
     pub work: BorrowedFd<'a>,
 }
 
+/// As [`overlay`], for a lower layer that is a detached mount. Kernels before Linux 6.15 take only attached ones: there
+/// it stays attached at `place` below `dir`, a directory of our own, for as long as the overlay is being mounted.
+///
+/// # Errors
+/// As [`overlay`], and those of attaching and detaching.
+pub fn overlay_on_detached(
+    layers: &Layers<'_>,
+    dir: BorrowedFd<'_>,
+    place: &CStr,
+    features: &Features,
+) -> Result<OwnedFd> {
+    if features.overlay_detached_layers.is_yes() {
+        return overlay(layers, features);
+    }
+    rustix::fs::mkdirat(dir, place, Mode::from_raw_mode(0o700))?;
+    mount::attach_at(layers.lower, dir, place)?;
+    let mounted = overlay(layers, features);
+    let path = CString::new([descriptor_path(dir)?.as_bytes(), b"/", place.to_bytes()].concat())
+        .map_err(|_| Errno::INVAL)?;
+    mount::detach(&path)?;
+    rustix::fs::unlinkat(dir, place, rustix::fs::AtFlags::REMOVEDIR)?;
+    mounted
+}
+
 /// Mounts an overlay, detached.
 ///
 /// # Errors

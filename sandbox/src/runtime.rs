@@ -82,11 +82,24 @@ impl SandboxError {
     }
 }
 
+/// Which cgroups a runtime makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupUse {
+    /// All that the host gives.
+    #[default]
+    All,
+    /// Only those of version 2. On a hybrid host that leaves out all limits, and the milliseconds that moving a process
+    /// into a v1 cgroup costs.
+    OnlyV2,
+    /// None: no limits, no accounting but that of rusage.
+    None,
+}
+
 /// What [`Runtime::start`] shall do.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeOptions {
-    /// Do without cgroups even where they can be had: no limits, no accounting but rusage.
-    pub without_cgroups: bool,
+    /// Which cgroups it makes.
+    pub cgroups: CgroupUse,
 }
 
 /// A spec, compiled and built: sandboxes are cloned from it.
@@ -134,14 +147,20 @@ impl Runtime {
         // Where the cgroups are is read before the move, while the paths are the host's.
         let cgroup_host = CgroupHost::probe();
         // What a killed predecessor left is removed by the names that it gave it.
-        if !options.without_cgroups {
+        if options.cgroups != CgroupUse::None {
             crate::cgroup::sweep_stale(&cgroup_host);
         }
+        let cgroup_host = match options.cgroups {
+            CgroupUse::OnlyV2 => cgroup_host.without_v1(),
+            CgroupUse::All | CgroupUse::None => cgroup_host,
+        };
         enter_namespaces(administrator)?;
         let zygote = Arc::new(Zygote::start()?);
         let mut features = features(administrator, &zygote);
-        let tree =
-            if options.without_cgroups { None } else { CgroupTree::create(&cgroup_host, "sandboxes").ok() };
+        let tree = match options.cgroups {
+            CgroupUse::None => None,
+            CgroupUse::All | CgroupUse::OnlyV2 => CgroupTree::create(&cgroup_host, "sandboxes").ok(),
+        };
         features.cgroup_v2 = tree.is_some() && cgroup_host.v2_place().is_some();
         features.shares_memory_cgroup = tree.is_some() && !cgroup_host.v1_places().is_empty();
         let seats = Seats::new(zygote.clone(), tree, administrator);

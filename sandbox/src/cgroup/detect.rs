@@ -128,6 +128,22 @@ pub struct CgroupHost {
 }
 
 impl CgroupHost {
+    /// The same host without its v1 hierarchies: no limits there, but nobody has to be moved either.
+    #[must_use]
+    pub fn without_v1(mut self) -> Self {
+        if self.v1.is_empty() {
+            return self;
+        }
+        self.v1.clear();
+        let left_out = || {
+            let why = "the v1 controllers were left out, as no limit was asked for".to_owned();
+            Availability::No(Missing { why, hint: None })
+        };
+        (self.memory, self.cpu, self.pids) = (left_out(), left_out(), left_out());
+        (self.memory_peak, self.memory_peak_reset) = (left_out(), left_out());
+        self
+    }
+
     /// Probes this host as this process.
     pub fn probe() -> Self {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

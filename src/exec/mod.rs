@@ -1,0 +1,13 @@
+//! Execution of one action on this machine: its view, its run, its sealed outputs.
+//!
+//! ```text
+//! inputs ─stage─► lower ┐
+//!                       ├─ overlay ─► sandbox runs the command ─► quiet ─► collect ─► the caller publishes
+//!   private layer ─────┘
+//! ```
+//! Knows nothing of who publishes the outputs, or whether.
+pub mod local;
+pub mod view;
+
+pub use local::{Executed, LocalAction, Phases, execute};
+pub use view::{Strategy, View};
