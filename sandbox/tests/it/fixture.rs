@@ -1,7 +1,7 @@
 //! What tests share: the runtime, sandboxes that give their seat back, commands with captured output.
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::{End, Outcome};
-use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions, Template};
+use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::{Action, Sandbox};
 use fulgurite_sandbox::spec::{HostMount, SandboxSpec};
 use fulgurite_sandbox::testing::{Census, Scope, is_alive, settles};
@@ -39,13 +39,21 @@ pub struct Test {
     name: &'static str,
     body: fn(&Fixture) -> Checked,
     company: Company,
-    needs_root: bool,
-    needs_runtime: bool,
+    needs: Needs,
+}
+
+/// What a test needs of the host; each includes those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Needs {
+    Nothing,
+    Sandboxes,
+    Cgroups,
+    Root,
 }
 
 /// A test that needs sandboxes.
 pub fn test(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { name, body, company: Company::Any, needs_root: false, needs_runtime: true }
+    Test { name, body, company: Company::Any, needs: Needs::Sandboxes }
 }
 
 /// A test that nothing else may run beside.
@@ -55,25 +63,43 @@ pub fn alone(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
 
 /// A test of pure code.
 pub fn pure(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { needs_runtime: false, ..test(name, body) }
+    Test { needs: Needs::Nothing, ..test(name, body) }
 }
 
 impl Test {
     /// The test needs the host's root.
     pub fn as_root(self) -> Test {
-        Test { needs_root: true, ..self }
+        Test { needs: Needs::Root, ..self }
+    }
+
+    /// The test needs cgroups, for limits and for counting.
+    pub fn with_cgroups(self) -> Test {
+        Test { needs: self.needs.max(Needs::Cgroups), ..self }
+    }
+
+    /// Why it cannot run here.
+    fn missing(&self, fixture: &Fixture) -> Option<String> {
+        if fixture.is_listing || self.needs == Needs::Nothing {
+            return None;
+        }
+        let runtime = match &fixture.runtime {
+            Err(why) => return Some(why.clone()),
+            Ok(runtime) => runtime,
+        };
+        let (features, host) = (runtime.features(), runtime.cgroup_host());
+        let has_tree = features.cgroup_v2 || features.shares_memory_cgroup;
+        let has_limits = has_tree && [&host.memory, &host.cpu, &host.pids].iter().all(|has| has.is_yes());
+        let why = match self.needs {
+            Needs::Root if !features.privileged => "needs the host's root",
+            Needs::Cgroups if !has_limits => "needs cgroups with limits",
+            _ => return None,
+        };
+        Some(why.to_owned())
     }
 
     /// As libtest-mimic wants it.
     pub fn into_trial(self, fixture: &Arc<Fixture>) -> Trial {
-        let missing = match &fixture.runtime {
-            _ if fixture.is_listing || !self.needs_runtime => None,
-            Err(why) => Some(why.clone()),
-            Ok(runtime) if self.needs_root && !runtime.features().privileged => {
-                Some("needs the host's root".to_owned())
-            }
-            Ok(_) => None,
-        };
+        let missing = self.missing(fixture);
         if let Some(why) = &missing {
             eprintln!("SKIP {}: {why}", self.name);
         }
@@ -97,17 +123,16 @@ impl Fixture {
         Arc::new(Fixture { runtime, is_listing: true, company: RwLock::new(()) })
     }
 
-    /// Starts the runtime, and makes the seats that tests use, so that none of them seems to leave one.
+    /// Starts the runtime.
     pub fn start() -> Arc<Fixture> {
-        let runtime = Runtime::start(&RuntimeOptions::default()).map(Arc::new).map_err(|e| e.to_string());
+        let runtime = Runtime::start(&options()).map(Arc::new).map_err(|e| e.to_string());
         let fixture = Fixture { runtime, is_listing: false, company: RwLock::new(()) };
-        if fixture.runtime.is_ok() {
-            let held: Result<Vec<Held<'_>>, Failed> = (0..SEATS).map(|_| fixture.sandbox()).collect();
-            if let Err(error) = held {
-                eprintln!("cannot make the first sandboxes: {error:?}");
-            }
-        }
         Arc::new(fixture)
+    }
+
+    /// Sees to it that there are as many spare seats as tests use at once, so that none of them seems to leave one.
+    fn make_seats(&self) -> Checked {
+        (0..SEATS).map(|_| self.sandbox()).collect::<Result<Vec<_>, _>>().map(drop)
     }
 
     /// The runtime. Tests that need none are not given a fixture without one.
@@ -159,6 +184,7 @@ impl Fixture {
         }
         if company == Company::None {
             let _alone = self.company.write().unwrap_or_else(PoisonError::into_inner);
+            self.make_seats()?;
             let before = Census::at_rest(&self.scope(), PATIENCE);
             body(self)?;
             return nothing(before.settled(&self.scope(), PATIENCE), "left behind");
@@ -166,6 +192,16 @@ impl Fixture {
         let _together = self.company.read().unwrap_or_else(PoisonError::into_inner);
         body(self)
     }
+}
+
+/// How runtimes are started: `FULGURITE_IT_CGROUPS` may be `v2` or `none`.
+pub fn options() -> RuntimeOptions {
+    let cgroups = match std::env::var("FULGURITE_IT_CGROUPS").as_deref() {
+        Ok("v2") => CgroupUse::OnlyV2,
+        Ok("none") => CgroupUse::None,
+        _ => CgroupUse::All,
+    };
+    RuntimeOptions { cgroups }
 }
 
 /// The mount that shows the test binary inside.

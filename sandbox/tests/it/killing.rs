@@ -19,7 +19,7 @@ pub fn tests() -> Vec<Test> {
         ),
         alone("killing::daemons_are_killed_and_counted", daemons_are_killed_and_counted),
         test("killing::what_has_ended_by_itself_is_no_straggler", what_has_ended_by_itself_is_no_straggler),
-        alone("killing::a_fork_bomb_ends_quietly", a_fork_bomb_ends_quietly),
+        alone("killing::a_fork_bomb_ends_quietly", a_fork_bomb_ends_quietly).with_cgroups(),
         alone("killing::a_stopped_action_is_killed_as_well", a_stopped_action_is_killed_as_well),
     ]
 }

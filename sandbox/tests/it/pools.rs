@@ -19,7 +19,7 @@ pub fn tests() -> Vec<Test> {
         alone("pools::another_spec_makes_room", another_spec_makes_room),
         alone("pools::a_lease_waits_for_one_to_be_given_back", a_lease_waits_for_one_to_be_given_back),
         alone("pools::one_that_died_is_replaced", one_that_died_is_replaced),
-        alone("pools::one_that_ran_out_of_memory_can_be_used_again", out_of_memory_is_no_end),
+        alone("pools::one_that_ran_out_of_memory_can_be_used_again", out_of_memory_is_no_end).with_cgroups(),
         alone("pools::many_threads_lease_at_once", many_threads_lease_at_once),
     ]
 }

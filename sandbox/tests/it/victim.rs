@@ -2,8 +2,8 @@
 //!
 //! `it victim ROLE`: says what it has on standard output, one word and then numbers a line; ends when its standard
 //! input ends, unless it is killed before.
-use crate::fixture::{Command, probe_mount};
-use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions, Template};
+use crate::fixture::{Command, options, probe_mount};
+use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::Sandbox;
 use fulgurite_sandbox::spec::SandboxSpec;
 use fulgurite_sandbox::testing::{Census, Scope, is_alive, settles};
@@ -57,7 +57,7 @@ fn wait_for_the_end() -> Played {
 }
 
 fn start() -> Result<(Runtime, Arc<Template>), Box<dyn Error>> {
-    let runtime = Runtime::start(&RuntimeOptions::default())?;
+    let runtime = Runtime::start(&options())?;
     let template = runtime.template(&spec())?;
     Ok((runtime, template))
 }
@@ -148,7 +148,7 @@ fn stop() -> Played {
 fn with_threads() -> Played {
     let (sender, receiver) = std::sync::mpsc::sync_channel::<()>(1);
     let thread = std::thread::spawn(move || receiver.recv());
-    let answer = Runtime::start(&RuntimeOptions::default());
+    let answer = Runtime::start(&options());
     drop(sender);
     let _ = thread.join();
     match answer {
@@ -162,7 +162,7 @@ fn with_threads() -> Played {
 
 fn without_cgroups() -> Played {
     let before = census();
-    let runtime = Runtime::start(&RuntimeOptions { without_cgroups: true })?;
+    let runtime = Runtime::start(&RuntimeOptions { cgroups: CgroupUse::None })?;
     let template = runtime.template(&spec())?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     let ran = Command::probe(&["burn", "100"]).run(&mut sandbox);
