@@ -1,7 +1,6 @@
 //! Every step of a plan failed once: the error names the step, nothing is left, and the next creation works.
-use crate::fixture::{
-    Checked, Command, Fixture, PATIENCE, PROBE, Ran, Test, alone, check, contains, nothing, same,
-};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, PROBE, Ran, check, contains, nothing, same};
+use crate::registry::{Test, alone};
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::plan::{Op, Phase, Plan};
 use fulgurite_sandbox::runtime::Template;

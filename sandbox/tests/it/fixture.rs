@@ -5,7 +5,7 @@ use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::{Action, Sandbox};
 use fulgurite_sandbox::spec::{HostMount, SandboxSpec};
 use fulgurite_sandbox::testing::{Census, Scope, is_alive, settles};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 use rustix::fs::MemfdFlags;
 use std::ffi::CString;
 use std::fmt::Display;
@@ -27,107 +27,27 @@ const SEATS: usize = 4;
 /// Where the program of [`crate::probe`] is inside.
 pub const PROBE: &str = "/it";
 
-/// Whether a test may run beside others.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
-    Any,
-    None,
-}
-
-/// One test.
-pub struct Test {
-    name: &'static str,
-    body: fn(&Fixture) -> Checked,
-    company: Company,
-    needs: Needs,
-}
-
-/// What a test needs of the host; each includes those before it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Needs {
-    Nothing,
-    Sandboxes,
-    Cgroups,
-    Root,
-}
-
-/// A test that needs sandboxes.
-pub fn test(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { name, body, company: Company::Any, needs: Needs::Sandboxes }
-}
-
-/// A test that nothing else may run beside.
-pub fn alone(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { company: Company::None, ..test(name, body) }
-}
-
-/// A test of pure code.
-pub fn pure(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { needs: Needs::Nothing, ..test(name, body) }
-}
-
-impl Test {
-    /// The test needs the host's root.
-    pub fn as_root(self) -> Test {
-        Test { needs: Needs::Root, ..self }
-    }
-
-    /// The test needs cgroups, for limits and for counting.
-    pub fn with_cgroups(self) -> Test {
-        Test { needs: self.needs.max(Needs::Cgroups), ..self }
-    }
-
-    /// Why it cannot run here.
-    fn missing(&self, fixture: &Fixture) -> Option<String> {
-        if fixture.is_listing || self.needs == Needs::Nothing {
-            return None;
-        }
-        let runtime = match &fixture.runtime {
-            Err(why) => return Some(why.clone()),
-            Ok(runtime) => runtime,
-        };
-        let (features, host) = (runtime.features(), runtime.cgroup_host());
-        let has_tree = features.cgroup_v2 || features.shares_memory_cgroup;
-        let has_limits = has_tree && [&host.memory, &host.cpu, &host.pids].iter().all(|has| has.is_yes());
-        let why = match self.needs {
-            Needs::Root if !features.privileged => "needs the host's root",
-            Needs::Cgroups if !has_limits => "needs cgroups with limits",
-            _ => return None,
-        };
-        Some(why.to_owned())
-    }
-
-    /// As libtest-mimic wants it.
-    pub fn into_trial(self, fixture: &Arc<Fixture>) -> Trial {
-        let missing = self.missing(fixture);
-        if let Some(why) = &missing {
-            eprintln!("SKIP {}: {why}", self.name);
-        }
-        let fixture = fixture.clone();
-        let Test { name, body, company, .. } = self;
-        Trial::test(name, move || fixture.run(body, company)).with_ignored_flag(missing.is_some())
-    }
-}
-
 /// What tests share.
 pub struct Fixture {
     runtime: Result<Arc<Runtime>, String>,
-    is_listing: bool,
     company: RwLock<()>,
 }
 
 impl Fixture {
-    /// Without a runtime, to list the tests.
+    /// Without a runtime: to list the tests, and for those that start processes of their own.
     pub fn absent() -> Arc<Fixture> {
-        let runtime = Err("not started".to_owned());
-        Arc::new(Fixture { runtime, is_listing: true, company: RwLock::new(()) })
+        Arc::new(Fixture { runtime: Err("not started".to_owned()), company: RwLock::new(()) })
     }
 
     /// Starts the runtime.
     pub fn start() -> Arc<Fixture> {
-        let runtime = Runtime::start(&options()).map(Arc::new).map_err(|e| e.to_string());
-        let fixture = Fixture { runtime, is_listing: false, company: RwLock::new(()) };
-        Arc::new(fixture)
+        let runtime = Runtime::start(&options()).map(Arc::new).map_err(|error| error.to_string());
+        Arc::new(Fixture { runtime, company: RwLock::new(()) })
+    }
+
+    /// The runtime, or why there is none.
+    pub fn started(&self) -> &Result<Arc<Runtime>, String> {
+        &self.runtime
     }
 
     /// Sees to it that there are as many spare seats as tests use at once, so that none of them seems to leave one.
@@ -170,27 +90,31 @@ impl Fixture {
     }
 
     /// What belongs to this process, apart from what templates and id maps keep for good.
-    pub fn scope(&self) -> Scope {
+    fn scope(&self, runtime: &Runtime) -> Scope {
         Scope::new()
             .without("descriptor memfd:fulgurite-plan")
             .without("descriptor user")
-            .with_zygote(self.runtime().zygote_pid())
+            .with_zygote(runtime.zygote_pid())
             .without("mount in the zygote")
     }
 
-    fn run(&self, body: fn(&Fixture) -> Checked, company: Company) -> Checked {
-        if self.runtime.is_err() {
+    /// Runs a test; if it is to be alone, it must leave everything as it was.
+    pub fn run(&self, body: fn(&Fixture) -> Checked, is_alone: bool) -> Checked {
+        if !is_alone {
+            let _together = self.company.read().unwrap_or_else(PoisonError::into_inner);
             return body(self);
         }
-        if company == Company::None {
-            let _alone = self.company.write().unwrap_or_else(PoisonError::into_inner);
-            self.make_seats()?;
-            let before = Census::at_rest(&self.scope(), PATIENCE);
-            body(self)?;
-            return nothing(before.settled(&self.scope(), PATIENCE), "left behind");
-        }
-        let _together = self.company.read().unwrap_or_else(PoisonError::into_inner);
-        body(self)
+        let _alone = self.company.write().unwrap_or_else(PoisonError::into_inner);
+        let scope = match &self.runtime {
+            Ok(runtime) => {
+                self.make_seats()?;
+                self.scope(runtime)
+            }
+            Err(_) => Scope::new(),
+        };
+        let before = Census::at_rest(&scope, PATIENCE);
+        body(self)?;
+        nothing(before.settled(&scope, PATIENCE), "left behind")
     }
 }
 
@@ -210,10 +134,14 @@ pub fn probe_mount() -> HostMount {
     HostMount { source, target: PathBuf::from(PROBE), writable: false }
 }
 
+/// All that this process holds, but for its mounts, which are its own after the start.
+fn everything() -> Scope {
+    Scope::new().without("mount").without("thread")
+}
+
 /// Counts all that this process holds, for the comparison of before the start with after the stop.
-pub fn census_of_everything(zygote: Option<u32>) -> Census {
-    let scope = Scope::new().without("mount").without("thread");
-    Census::of(&zygote.map_or(scope.clone(), |pid| scope.with_zygote(pid)))
+pub fn census_of_everything() -> Census {
+    Census::of(&everything())
 }
 
 /// Stops the runtime and compares with what was before it.
@@ -221,7 +149,7 @@ pub fn stop(fixture: Arc<Fixture>, before: &Census) -> Result<(), String> {
     let Some(Fixture { runtime: Ok(runtime), .. }) = Arc::into_inner(fixture) else { return Ok(()) };
     let runtime = Arc::into_inner(runtime).ok_or("the runtime is still in use")?;
     runtime.stop().map_err(|error| error.to_string())?;
-    let left = before.settled(&Scope::new().without("mount").without("thread"), PATIENCE);
+    let left = before.settled(&everything(), PATIENCE);
     if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
 }
 

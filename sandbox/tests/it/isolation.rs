@@ -1,5 +1,6 @@
 //! Nothing of a run is there for the next one.
-use crate::fixture::{Checked, Command, Fixture, Test, c, check, same, test};
+use crate::fixture::{Checked, Command, Fixture, c, check, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::sandbox::Sandbox;
 use fulgurite_sandbox::spec::{Identity, SandboxSpec};
 

@@ -1,5 +1,6 @@
 //! Limits hold, are said, and follow the action; what was used is counted.
-use crate::fixture::{Checked, Command, Fixture, Ran, Test, check, contains, same, test};
+use crate::fixture::{Checked, Command, Fixture, Ran, check, contains, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::testing::groups_of;
@@ -19,7 +20,7 @@ pub fn tests() -> Vec<Test> {
         test("limits::cpu_time_is_counted_for_each_run", cpu_time_is_counted_for_each_run),
         test("limits::peak_memory_is_about_right", peak_memory_is_about_right),
     ];
-    tests.into_iter().map(Test::with_cgroups).collect()
+    tests.into_iter().map(Test::with_limits).collect()
 }
 
 fn memory(mebibytes: u64) -> Limits {

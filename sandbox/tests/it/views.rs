@@ -1,5 +1,6 @@
 //! What an action sees of the host, and what it does not.
-use crate::fixture::{Checked, Command, Fixture, PROBE, Test, check, contains, same, test};
+use crate::fixture::{Checked, Command, Fixture, PROBE, check, contains, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::spec::{HostMount, Identity, RootView, SandboxSpec};
 use libtest_mimic::Failed;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
