@@ -187,10 +187,9 @@ impl DerefMut for Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if let Some(sandbox) = self.sandbox.take() {
-            if let Err(error) = sandbox.destroy(self.runtime) {
-                eprintln!("cannot destroy a sandbox: {error}");
-            }
+        let destroyed = self.sandbox.take().map(|sandbox| sandbox.destroy(self.runtime));
+        if let Some(Err(error)) = destroyed {
+            eprintln!("cannot destroy a sandbox: {error}");
         }
     }
 }

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 
 type Played = Result<(), Box<dyn Error>>;
 
+/// What is done with a sandbox between two runs.
+type Between = fn(Sandbox, &Runtime, &Arc<Template>) -> Result<Sandbox, Box<dyn Error>>;
+
 /// Runs a role.
 pub fn main(arguments: &[String]) -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -84,7 +87,7 @@ fn running() -> Played {
 }
 
 /// Runs and resets, and does something else in between, until it is killed. Says `ready` each time.
-fn looping(between: fn(Sandbox, &Runtime, &Arc<Template>) -> Result<Sandbox, Box<dyn Error>>) -> Played {
+fn looping(between: Between) -> Played {
     let (runtime, template) = start()?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     loop {
