@@ -208,9 +208,11 @@ fn without_its_zygote() -> Played {
     Ok(())
 }
 
-/// Memory that could be had at once, in KiB.
-fn available_kib() -> u64 {
-    field(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")
+/// Memory in use by the whole machine: what cannot be had at once, and what the kernel holds for itself, in KiB.
+fn used_kib() -> [u64; 2] {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kernel = ["Slab:", "KernelStack:", "PageTables:", "Percpu:"].map(|name| field(&text, name));
+    [field(&text, "MemTotal:") - field(&text, "MemAvailable:"), kernel.iter().sum()]
 }
 
 fn field(text: &str, name: &str) -> u64 {
@@ -225,11 +227,18 @@ fn proportional_kib() -> u64 {
     pids.iter().map(|pid| field(&rollup(pid), "Pss:")).sum()
 }
 
+/// The middle one of some durations.
+fn median(part: &[Duration]) -> Duration {
+    let mut part = part.to_vec();
+    part.sort_unstable();
+    part.get(part.len() / 2).copied().unwrap_or_default()
+}
+
 /// Makes many idle sandboxes, says what they cost, and takes them apart.
 fn many(count: usize) -> Played {
     let before = census();
     let (runtime, template) = start()?;
-    let (free, share) = (available_kib(), proportional_kib());
+    let (used, share) = (used_kib(), proportional_kib());
     let mut sandboxes = Vec::with_capacity(count);
     let mut costs = Vec::with_capacity(count);
     for _ in 0..count {
@@ -237,18 +246,20 @@ fn many(count: usize) -> Played {
         sandboxes.push(Sandbox::create(&runtime, &template)?);
         costs.push(started.elapsed());
     }
-    let processes = Census::take().total("process");
-    let (free, share) = (free.saturating_sub(available_kib()), proportional_kib() - share);
-    say(&format!("count {} {processes}", sandboxes.len()));
-    let per = |kib: u64| kib as f64 / count as f64;
-    say(&format!("memory {:.0} KiB each by MemAvailable, {:.0} KiB each by Pss", per(free), per(share)));
-    let median = |range: std::ops::Range<usize>| {
-        let mut part: Vec<_> = costs.get(range).unwrap_or(&[]).to_vec();
-        part.sort_unstable();
-        part.get(part.len() / 2).copied().unwrap_or_default()
-    };
-    let last = count.saturating_sub(11)..count.saturating_sub(1);
-    say(&format!("creation {:?} for the 10th to 20th, {:?} for the last ten", median(10..20), median(last)));
+    let (used_now, share_now) = (used_kib(), proportional_kib());
+    say(&format!("count {} {}", sandboxes.len(), Census::take().total("process")));
+    let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / count as f64;
+    say(&format!(
+        "memory of each in KiB: {:.0} by MemAvailable, {:.0} in processes (Pss), {:.0} in the kernel",
+        each(used[0], used_now[0]),
+        each(share, share_now),
+        each(used[1], used_now[1]),
+    ));
+    let hundreds: Vec<String> = costs.chunks(100).map(|part| format!("{:?}", median(part))).collect();
+    let (early, late) =
+        (costs.get(10..20).unwrap_or(&[]), costs.get(count.saturating_sub(10)..).unwrap_or(&[]));
+    say(&format!("creation {:?} for the 10th to 20th, {:?} for the last ten", median(early), median(late)));
+    say(&format!("creation by hundreds: {}", hundreds.join(" ")));
     let started = Instant::now();
     for sandbox in sandboxes {
         sandbox.destroy(&runtime)?;

@@ -126,7 +126,8 @@ fn a_writable_mount_reaches_the_host(fixture: &Fixture) -> Checked {
     same(std::fs::read_to_string(directory.path().join("file"))?.as_str(), "hello\n", "the file")?;
     sandbox.reset()?;
     // No program that runs as somebody else can be left for the host.
-    let script = "cp /bin/true /data/out/t && chmod 4755 /data/out/t 2>/dev/null; /data/out/t && stat -c %a /data/out/t";
+    let script = "cp /bin/true /data/out/t && chmod 4755 /data/out/t 2>/dev/null; \
+                  /data/out/t && stat -c %a /data/out/t";
     same(Command::sh(script).run(&mut sandbox).succeeded()?.as_str(), "755", "mode")?;
     let owner = std::fs::metadata(directory.path().join("t"))?.uid();
     check(owner != 0 || !fixture.runtime().features().privileged, "root owns what the action wrote")
