@@ -13,7 +13,7 @@ use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use crate::zygote::wire::{FromZygote, ToZygote};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use std::ffi::{CStr, CString};
@@ -425,29 +425,59 @@ fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, StepBytes<'_>)> {
 }
 
 /// The child: waits for its id maps, lets go of the zygote's descriptors, and becomes init.
-fn hatch(context: Context<'_>, control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>, gate: OwnedFd) -> ! {
+fn hatch(
+    mut context: Context<'_>,
+    control: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    gate: OwnedFd,
+) -> ! {
     let mut buffer = [0; message::BYTES_MAX];
     match message::receive(gate.as_fd(), &mut buffer, &mut message::no_descriptors(), true) {
         Ok(Some(_)) => {}
         // The maps could not be written, or the zygote is gone.
         _ => process::exit_now(1),
     }
-    let placed = arrange(control, cgroup);
-    if placed.is_err() || process::close_from(FIRST_FREE).is_err() {
+    let arranged = arrange(&mut context, control, cgroup);
+    if arranged.and_then(process::close_from).is_err() {
         process::exit_now(1);
     }
     super::serve(context, cgroup.is_some())
 }
 
-fn arrange(control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<()> {
-    // Copies far from the fixed numbers first, so that placing one does not overwrite the other.
-    let control = rustix::io::fcntl_dupfd_cloexec(control, 32)?;
-    let cgroup = cgroup.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 32)).transpose()?;
-    place(control.as_fd(), CONTROL)?;
-    if let Some(cgroup) = &cgroup {
-        place(cgroup.as_fd(), CGROUP)?;
+/// Moves the descriptors that init keeps to the lowest numbers. Gives the first number that is free then.
+fn arrange(
+    context: &mut Context<'_>,
+    control: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<i32> {
+    // Copies far from the fixed numbers first, so that placing one does not overwrite the other. They are not closed
+    // here: the caller closes everything beyond the fixed numbers at once.
+    let far = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 512).map(IntoRawFd::into_raw_fd);
+    let control = far(control)?;
+    let cgroup = cgroup.map(far).transpose()?;
+    for slot in &mut context.trees {
+        if let Some(tree) = slot.take() {
+            let copy = far(tree.as_fd())?;
+            let _ = tree.into_raw_fd();
+            // SAFETY: `far` has just made this descriptor, and nobody else owns it.
+            *slot = Some(unsafe { OwnedFd::from_raw_fd(copy) });
+        }
     }
-    // `close_from` closes the copies; they must not be closed a second time.
-    let _ = (control.into_raw_fd(), cgroup.map(IntoRawFd::into_raw_fd));
-    Ok(())
+    // SAFETY: both descriptors were made above and stay open until the caller closes everything.
+    let borrow = |fd: i32| unsafe { BorrowedFd::borrow_raw(fd) };
+    place(borrow(control), CONTROL)?;
+    if let Some(cgroup) = cgroup {
+        place(borrow(cgroup), CGROUP)?;
+    }
+    let mut next = FIRST_FREE;
+    for slot in &mut context.trees {
+        if let Some(tree) = slot.take() {
+            place(tree.as_fd(), next)?;
+            let _ = tree.into_raw_fd();
+            // SAFETY: `place` has just made this descriptor; it stays below what the caller closes.
+            *slot = Some(unsafe { OwnedFd::from_raw_fd(next) });
+            next += 1;
+        }
+    }
+    Ok(next)
 }

@@ -221,6 +221,11 @@ fn host_mount(
     if matches!(first, "proc" | "work") || (first == "dev" && text != "dev/shm") {
         return Err(refuse("this place belongs to the sandbox"));
     }
+    if text.starts_with("tmp/") || text.starts_with("dev/shm/") {
+        return Err(refuse(
+            "every action has its own /tmp and /dev/shm; give another place inside, as PATH=DEST",
+        ));
+    }
     let is_file = mount.is_file();
     // What lies below a host tree must exist there; the rest of the way is made on the view's own tmpfs.
     let below_host_tree =
