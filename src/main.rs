@@ -1,2 +1,6 @@
 //! The `fulgurite` command.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fulgurite::cli::main()
+}

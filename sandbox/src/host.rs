@@ -126,7 +126,7 @@ impl Features {
 /// Directories of the host's root that hold toolchains.
 const TOOLCHAIN: [&str; 9] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store"];
 /// What compilers and loaders need of /etc, by name or prefix (ending in `*`). No keys, no users, no mounts.
-const ETC: [&str; 18] = [
+const ETC: [&str; 16] = [
     "alternatives",
     "ld.so.cache",
     "ld.so.conf",
@@ -143,8 +143,6 @@ const ETC: [&str; 18] = [
     "mime.types",
     "protocols",
     "services",
-    "mke2fs.conf",
-    "gnuplot",
 ];
 
 /// What a root view shows of the host, in a stable order. Entries that do not exist are left out.
@@ -154,12 +152,9 @@ const ETC: [&str; 18] = [
 pub fn entries(root: &RootView) -> std::io::Result<Vec<HostEntry>> {
     match root {
         RootView::Host => {
-            let mut found: Vec<HostEntry> = TOOLCHAIN
-                .iter()
-                .filter_map(|name| entry(Path::new("/"), name))
-                .filter(|e| !e.at.contains('/'))
-                .collect();
-            for pattern in ETC.iter().filter(|pattern| !pattern.contains('/')) {
+            let mut found: Vec<HostEntry> =
+                TOOLCHAIN.iter().filter_map(|name| entry(Path::new("/"), name)).collect();
+            for pattern in ETC {
                 match pattern.strip_suffix('*') {
                     None => found.extend(entry(Path::new("/"), &format!("etc/{pattern}"))),
                     Some(prefix) => found.extend(matching(prefix)),

@@ -1,4 +1,5 @@
 //! Namespaced, cgroup-limited sandboxes that are ready before the action arrives.
+pub mod action;
 pub mod cgroup;
 pub mod harden;
 pub mod host;
@@ -13,4 +14,6 @@ pub mod sandbox;
 pub mod seat;
 pub mod spec;
 pub mod sys;
+pub mod testing;
+mod verdict;
 pub mod zygote;

@@ -34,9 +34,20 @@ pub struct Seat {
     /// Its cgroup, where there are any.
     pub(crate) cgroup: Option<Slot>,
     zygote_place: Option<u32>,
+    worn_out: bool,
 }
 
 impl Seat {
+    /// Kills what is left in the cgroup for actions. No further sandbox can be here: from Linux 6.14 on, `clone3` into a
+    /// cgroup that was killed once kills the child.
+    pub(crate) fn wear_out(&mut self) {
+        self.worn_out = true;
+        if let Some(cgroup) = &self.cgroup {
+            // The caller waits for the effect, and gives up without it.
+            let _ = cgroup.kill_action();
+        }
+    }
+
     /// The id of its actions outside: the owner of what they write.
     #[must_use]
     pub fn action_id(&self) -> u32 {
@@ -117,7 +128,7 @@ impl Seats {
         if let (Some(slot), true) = (&mut cgroup, self.privileged) {
             slot.delegate_to(ids.init, ids.init)?;
         }
-        Ok(Seat { index, ids, zygote, cgroup, zygote_place: place })
+        Ok(Seat { index, ids, zygote, cgroup, zygote_place: place, worn_out: false })
     }
 
     fn ids(&self, zygote: &Zygote, place: u32) -> OuterIds {
@@ -148,7 +159,8 @@ impl Seats {
     /// # Errors
     /// As [`Seats::discard`].
     pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
-        let deserted = seat.cgroup.as_ref().is_none_or(|cgroup| cgroup.populated() != Some(true));
+        let deserted =
+            !seat.worn_out && seat.cgroup.as_ref().is_none_or(|cgroup| cgroup.populated() != Some(true));
         if deserted {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.spare.len() < SPARE_SEATS_MAX {
@@ -167,12 +179,11 @@ impl Seats {
         let Seat { index, zygote, cgroup, zygote_place, .. } = seat;
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = zygote_place {
-                if let Some(shared) =
+            if let Some(place) = zygote_place
+                && let Some(shared) =
                     state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.zygote, &zygote))
-                {
-                    shared.free.push(place);
-                }
+            {
+                shared.free.push(place);
             }
         }
         // A zygote of its own ends here, before its cgroup is removed.

@@ -36,6 +36,14 @@ pub struct HostMount {
     pub writable: bool,
 }
 
+impl HostMount {
+    /// Whether the source is something other than a directory.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        std::fs::metadata(&self.source).is_ok_and(|meta| !meta.is_dir())
+    }
+}
+
 /// Who the action is, inside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {

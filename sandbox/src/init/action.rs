@@ -31,15 +31,17 @@ pub fn become_action(context: &mut Context<'_>, link: OwnedFd) -> ! {
 fn act(context: &mut Context<'_>, link: &OwnedFd) -> core::result::Result<(), Failed> {
     let mut number = context.run_from(1, Phase::Action)?;
     // Until here nothing is known of the action. What follows is all that its start costs.
+    let at = |step: u32| move |errno: Errno| Failed { step, errno };
+    message::send(link.as_fd(), b"r", &[]).map_err(at(number))?;
     let mut buffer = [0u8; message::BYTES_MAX];
     let mut descriptors = message::no_descriptors();
     let received = message::receive(link.as_fd(), &mut buffer, &mut descriptors, true);
-    let at = |step: u32| move |errno: Errno| Failed { step, errno };
     if received.map_err(at(number))?.is_none() {
         return Ok(());
     }
-    context.guard(number).map_err(at(number))?;
     let flags = u32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
+    context.fail_at = u32::from_le_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);
+    context.guard(number).map_err(at(number))?;
     let request = descriptors[0].take().ok_or(at(number)(Errno::BADF))?;
     let mapped = map(&request).map_err(at(number))?;
     let request = Request::open(mapped).map_err(at(number))?;

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::Pid;
 use std::ffi::CStr;
 
-/// The step that failed, and why. Step 0 stands for the machinery between the steps.
+/// The step that failed, and why. Numbers of [`crate::plan::machinery`] stand for the machinery between the steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Failed {
     /// Which step, from 1.
@@ -34,6 +34,8 @@ pub struct Context<'a> {
     pub proc: Option<OwnedFd>,
     /// A landlock ruleset that is being made.
     pub ruleset: Option<OwnedFd>,
+    /// Writing here sets the number of the next process (CONFIG_CHECKPOINT_RESTORE); opened while proc is writable.
+    pub last_pid: Option<OwnedFd>,
     /// Whether this sandbox has a network namespace of its own, and `lo` is up in it.
     pub own_network: Option<bool>,
 }
@@ -49,6 +51,7 @@ impl<'a> Context<'a> {
             fail_at,
             proc: None,
             ruleset: None,
+            last_pid: None,
             own_network: None,
         }
     }
@@ -164,7 +167,11 @@ impl<'a> Context<'a> {
             }
             code::ATTACH_PROC => {
                 let proc = self.proc.take().ok_or(Errno::BADF)?;
-                mount::attach_at(proc.as_fd(), here, at)
+                mount::attach_at(proc.as_fd(), here, at)?;
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                self.last_pid =
+                    rustix::fs::openat(&proc, c"sys/kernel/ns_last_pid", flags, Mode::empty()).ok();
+                Ok(())
             }
             code::MASK_FILE => if_exists(|| {
                 let null = mount::clone_mount(here, c"dev/null")?;
@@ -219,6 +226,13 @@ impl<'a> Context<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Starts pid numbers over, so that every action sees the same ones. Where the kernel cannot do it they go on.
+    pub fn restart_pids(&self) {
+        if let Some(file) = &self.last_pid {
+            let _ = rustix::io::pwrite(file, b"1", 0);
+        }
     }
 
     /// Replaces the network namespace if anything ever went over its loopback device.

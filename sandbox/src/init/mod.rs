@@ -22,7 +22,7 @@ pub mod nursery;
 pub mod request;
 pub mod wire;
 
-use crate::plan::Phase;
+use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use interpret::{Context, Failed};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,6 +46,8 @@ struct Init<'a> {
     /// The waiting process and our end of its socket.
     parked: Option<Parked>,
     run: Run,
+    /// A run that was canceled before it started.
+    kill_ahead: u32,
     work_attached: bool,
 }
 
@@ -58,6 +60,7 @@ struct Parked {
 #[derive(Default)]
 struct Run {
     leader: i32,
+    generation: u32,
     active: bool,
     leader_ended: bool,
     kill_requested: bool,
@@ -73,8 +76,15 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         Ok(signals) => signals,
         Err(failed) => give_up(control, failed),
     };
-    let mut init =
-        Init { context, in_cgroup, signals, parked: None, run: Run::default(), work_attached: false };
+    let mut init = Init {
+        context,
+        in_cgroup,
+        signals,
+        parked: None,
+        run: Run::default(),
+        kill_ahead: 0,
+        work_attached: false,
+    };
     if let Err(failed) = init.ready() {
         give_up(control, failed);
     }
@@ -94,7 +104,7 @@ fn give_up(control: BorrowedFd<'_>, failed: Failed) -> ! {
 
 fn prepare(context: &mut Context<'_>, control: BorrowedFd<'_>) -> core::result::Result<OwnedFd, Failed> {
     let _ = control;
-    let wrap = |errno| Failed { step: 0, errno };
+    let wrap = |errno| Failed { step: machinery::CREATE, errno };
     process::block_signals().map_err(wrap)?;
     context.run(Phase::Create)?;
     process::child_signal_fd().map_err(wrap)
@@ -111,14 +121,14 @@ impl Init<'_> {
     fn ready(&mut self) -> core::result::Result<(), Failed> {
         self.context.run(Phase::Lease)?;
         self.park()?;
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
     }
 
     /// Clones the process that becomes the next action.
     fn park(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
-        restart_pids();
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
+        self.context.restart_pids();
         let (ours, theirs) = message::pair().map_err(wrap)?;
         let cgroup = self.in_cgroup.then(|| fixed(CGROUP));
         // SAFETY: init has one thread for its whole life.
@@ -128,9 +138,28 @@ impl Init<'_> {
                 action::become_action(&mut self.context, theirs)
             }
             process::Cloned::Parent(pid, _) => {
+                drop(theirs);
                 self.parked = Some(Parked { pid: pid.as_raw_nonzero().get(), link: ours });
-                Ok(())
+                self.await_parked()
             }
+        }
+    }
+
+    /// Waits until the process has taken all steps that do not depend on the command, or says which one failed.
+    fn await_parked(&mut self) -> core::result::Result<(), Failed> {
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
+        let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
+        let mut buffer = [0u8; message::BYTES_MAX];
+        let received =
+            message::receive(parked.link.as_fd(), &mut buffer, &mut message::no_descriptors(), true)
+                .map_err(wrap)?;
+        match received {
+            Some(1) => Ok(()),
+            Some(8) => Err(Failed {
+                step: word(&buffer, 0),
+                errno: Errno::from_raw_os_error(word(&buffer, 4) as i32),
+            }),
+            _ => Err(wrap(Errno::CHILD)),
         }
     }
 
@@ -167,25 +196,23 @@ impl Init<'_> {
             Ok(None) | Err(_) => process::exit_now(0),
         };
         let result = match message {
-            ToInit::Run { flags, fail_at } => {
-                self.context.fail_at = fail_at;
-                self.start(&mut descriptors, flags)
+            ToInit::Run { flags, fail_at, generation } => {
+                self.start(&mut descriptors, [flags, fail_at], generation)
             }
-            ToInit::Kill => {
-                self.run.kill_requested = true;
-                let _ = process::kill_all_others();
+            ToInit::Kill { generation } => {
+                self.kill(generation);
                 Ok(())
             }
             ToInit::Rearm => self.rearm(),
-            ToInit::Signal { number } => {
-                self.signal(number);
+            ToInit::Signal { generation, number } => {
+                self.signal(generation, number);
                 Ok(())
             }
             ToInit::Reset { fail_at } => {
                 self.context.fail_at = fail_at;
                 let renewed = descriptors[0].take();
                 let placed = renewed.map_or(Ok(()), |cgroup| place(cgroup.as_fd(), CGROUP));
-                placed.map_err(|errno| Failed { step: 0, errno }).and_then(|()| self.reset())
+                placed.map_err(|errno| Failed { step: machinery::RESET, errno }).and_then(|()| self.reset())
             }
         };
         if let Err(failed) = result {
@@ -193,15 +220,25 @@ impl Init<'_> {
         }
     }
 
-    fn signal(&self, number: i32) {
+    fn kill(&mut self, generation: u32) {
+        if self.run.active && self.run.generation == generation {
+            self.run.kill_requested = true;
+            let _ = process::kill_all_others();
+        } else if generation > self.run.generation {
+            self.kill_ahead = generation;
+        }
+    }
+
+    fn signal(&self, generation: u32, number: i32) {
         use rustix::process::{Pid, Signal, kill_process};
-        if self.run.active && !self.run.leader_ended {
-            if let (Some(pid), Some(signal)) =
+        if self.run.active
+            && !self.run.leader_ended
+            && self.run.generation == generation
+            && let (Some(pid), Some(signal)) =
                 (Pid::from_raw(self.run.leader), Signal::from_named_raw(number))
-            {
-                // The leader is our child and not reaped yet, so that the pid is still its own.
-                let _ = kill_process(pid, signal);
-            }
+        {
+            // The leader is our child and not reaped yet, so that the pid is still its own.
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -209,10 +246,11 @@ impl Init<'_> {
     fn start(
         &mut self,
         descriptors: &mut message::Descriptors,
-        flags: u32,
+        [flags, fail_at]: [u32; 2],
+        generation: u32,
     ) -> core::result::Result<(), Failed> {
-        let started_ns = now_ns();
-        let wrap = |errno| Failed { step: 0, errno };
+        let received_ns = now_ns();
+        let wrap = |errno| Failed { step: machinery::START, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
@@ -226,10 +264,16 @@ impl Init<'_> {
         for (slot, descriptor) in borrowed.iter_mut().zip(descriptors.iter()) {
             *slot = descriptor.as_ref().ok_or(wrap(Errno::BADF))?.as_fd();
         }
-        message::send(parked.link.as_fd(), &flags.to_le_bytes(), &borrowed).map_err(wrap)?;
-        self.run = Run { leader: parked.pid, active: true, ..Run::default() };
-        self.run.report.received_ns = started_ns;
+        let mut bytes = [0u8; 8];
+        bytes[..4].copy_from_slice(&flags.to_le_bytes());
+        bytes[4..].copy_from_slice(&fail_at.to_le_bytes());
+        message::send(parked.link.as_fd(), &bytes, &borrowed).map_err(wrap)?;
+        self.run = Run { leader: parked.pid, generation, active: true, ..Run::default() };
+        self.run.report.received_ns = received_ns;
         self.run.report.started_ns = now_ns();
+        if self.kill_ahead == generation {
+            self.kill(generation);
+        }
         Ok(())
     }
 
@@ -249,11 +293,11 @@ impl Init<'_> {
         }
         // No child is left. A process that is not a child of ours cannot exist once the leader and all that were
         // handed to us are reaped, but that is asked, not believed.
-        if self.run.active && self.run.leader_ended {
-            match process::kill_all_others() {
-                Err(Errno::SRCH) => self.report(),
-                _ => {}
-            }
+        if self.run.active
+            && self.run.leader_ended
+            && let Err(Errno::SRCH) = process::kill_all_others()
+        {
+            self.report();
         }
     }
 
@@ -273,7 +317,7 @@ impl Init<'_> {
             report.ended_ns = now_ns();
             self.run.leader_ended = true;
             self.read_failure();
-        } else if self.run.leader_ended {
+        } else if self.run.leader_ended && child.status & 0x7f == libc::SIGKILL {
             report.stragglers += 1;
         }
     }
@@ -284,11 +328,8 @@ impl Init<'_> {
         let mut buffer = [0u8; message::BYTES_MAX];
         let mut descriptors = message::no_descriptors();
         if let Ok(Some(8)) = message::receive(parked.link.as_fd(), &mut buffer, &mut descriptors, false) {
-            let field = |at: usize| {
-                buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
-            };
-            self.run.report.failed_step = field(0);
-            self.run.report.failed_errno = field(4) as i32;
+            self.run.report.failed_step = word(&buffer, 0);
+            self.run.report.failed_errno = word(&buffer, 4) as i32;
         }
     }
 
@@ -300,7 +341,7 @@ impl Init<'_> {
 
     /// Clones another waiting process; everything else stays.
     fn rearm(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         if self.run.active || self.parked.is_some() {
             return Err(wrap(Errno::BUSY));
         }
@@ -310,7 +351,7 @@ impl Init<'_> {
 
     /// Makes this sandbox indistinguishable from a new one, or fails.
     fn reset(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::RESET, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
@@ -330,13 +371,8 @@ impl Init<'_> {
     }
 }
 
-/// Starts pid numbers over, so that every action sees the same ones. Best effort: needs CONFIG_CHECKPOINT_RESTORE.
-fn restart_pids() {
-    use rustix::fs::{Mode, OFlags, openat};
-    let path = c"proc/sys/kernel/ns_last_pid";
-    if let Ok(file) = openat(mount::here(), path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        let _ = rustix::io::write(&file, b"1");
-    }
+fn word(buffer: &[u8; message::BYTES_MAX], at: usize) -> u32 {
+    buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 /// Moves `fd` to the fixed number `to`, replacing what was there.
@@ -349,10 +385,10 @@ pub(crate) fn place(fd: BorrowedFd<'_>, to: RawFd) -> Result<()> {
 
 /// Moves the zygote's socket to number 3 of a process that has just been cloned; what was there is closed.
 pub(crate) fn take_number_three(socket: OwnedFd) -> Result<OwnedFd> {
-    use rustix::fd::FromRawFd;
+    use rustix::fd::{FromRawFd, IntoRawFd};
     place(socket.as_fd(), CONTROL)?;
     // Closing the rest closes the original; it must not be closed a second time.
-    core::mem::forget(socket);
+    let _ = socket.into_raw_fd();
     // SAFETY: `place` has just made this descriptor, and nobody else owns it in this process.
     Ok(unsafe { OwnedFd::from_raw_fd(CONTROL) })
 }

@@ -8,12 +8,12 @@
 //! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
 use super::interpret::{Context, Failed, proc_path};
 use super::{CGROUP, CONTROL, FIRST_FREE, place};
-use crate::plan::Phase;
 use crate::plan::wire::{PlanBytes, code};
+use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use crate::zygote::wire::{FromZygote, ToZygote};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use std::ffi::{CStr, CString};
@@ -81,7 +81,8 @@ fn run(socket: OwnedFd) -> ! {
             nursery.serve()
         }
         Err((socket, errno)) => {
-            let _ = FromZygote::Failed { step: 0, errno: errno.raw_os_error() }.send(socket.as_fd(), &[]);
+            let _ = FromZygote::Failed { step: machinery::ZYGOTE, errno: errno.raw_os_error() }
+                .send(socket.as_fd(), &[]);
             process::exit_now(1)
         }
     }
@@ -177,7 +178,7 @@ impl Nursery {
             Ok(Some(request)) => request,
             Ok(None) | Err(_) => process::exit_now(0),
         };
-        let machinery = |errno| Failed { step: 0, errno };
+        let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
         let result = match request {
             ToZygote::View { view, fail_at } => self.view(view, fail_at, descriptors).map(|()| (0, None)),
             ToZygote::Spawn { view, fail_at, in_cgroup, init_id, action_id } => {
@@ -208,7 +209,7 @@ impl Nursery {
         fail_at: u32,
         mut descriptors: message::Descriptors,
     ) -> core::result::Result<(), Failed> {
-        let machinery = |errno| Failed { step: 0, errno };
+        let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
         let plan = descriptors[0].take().ok_or(machinery(Errno::BADF))?;
         let bytes = read_plan(&plan).map_err(machinery)?;
         let path = view_path(view);
@@ -234,7 +235,7 @@ impl Nursery {
         ids: Ids,
         mut descriptors: message::Descriptors,
     ) -> core::result::Result<(u32, OwnedFd), Failed> {
-        let machinery = |errno| Failed { step: 0, errno };
+        let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
         let mut take = |index: usize| descriptors.get_mut(index).and_then(Option::take);
         let plan = take(0).ok_or(machinery(Errno::BADF))?;
         let control = take(1).ok_or(machinery(Errno::BADF))?;
@@ -351,7 +352,6 @@ fn arrange(control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<()
         place(cgroup.as_fd(), CGROUP)?;
     }
     // `close_from` closes the copies; they must not be closed a second time.
-    core::mem::forget(control);
-    core::mem::forget(cgroup);
+    let _ = (control.into_raw_fd(), cgroup.map(IntoRawFd::into_raw_fd));
     Ok(())
 }

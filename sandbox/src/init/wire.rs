@@ -32,11 +32,19 @@ pub enum ToInit {
         flags: u32,
         /// Fault injection: the step that shall fail; 0 for none.
         fail_at: u32,
+        /// The number of the run, larger than any before.
+        generation: u32,
     },
-    /// Kill everything; the report follows when all is quiet.
-    Kill,
-    /// Send a signal to the leader.
+    /// Kill everything of this run; the report follows when all is quiet. If the run has not started yet, it is killed as
+    /// soon as it does; if it is over, nothing happens.
+    Kill {
+        /// Which run.
+        generation: u32,
+    },
+    /// Send a signal to the leader of this run, if it is still there.
     Signal {
+        /// Which run.
+        generation: u32,
         /// Which.
         number: i32,
     },
@@ -81,7 +89,7 @@ pub struct Exited {
 pub enum FromInit {
     /// A lease can start.
     Ready,
-    /// A step failed. Step 0 stands for the machinery between the steps.
+    /// A step failed. Numbers of [`crate::plan::machinery`] stand for the machinery between the steps.
     Failed {
         /// Which step.
         step: u32,
@@ -154,16 +162,22 @@ impl ToInit {
     /// Sends the message with its descriptors.
     pub fn send(&self, socket: BorrowedFd<'_>, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let writer = match self {
-            ToInit::Run { flags, fail_at } => {
+            ToInit::Run { flags, fail_at, generation } => {
                 let mut writer = Writer::new(RUN);
                 writer.small(*flags);
                 writer.small(*fail_at);
+                writer.small(*generation);
                 writer
             }
-            ToInit::Kill => Writer::new(KILL),
+            ToInit::Kill { generation } => {
+                let mut writer = Writer::new(KILL);
+                writer.small(*generation);
+                writer
+            }
             ToInit::Rearm => Writer::new(REARM),
-            ToInit::Signal { number } => {
+            ToInit::Signal { generation, number } => {
                 let mut writer = Writer::new(SIGNAL);
+                writer.small(*generation);
                 writer.small(*number as u32);
                 writer
             }
@@ -183,10 +197,14 @@ impl ToInit {
             return Ok(None);
         };
         match kind {
-            RUN => Ok(Some(ToInit::Run { flags: reader.small(), fail_at: reader.small() })),
-            KILL => Ok(Some(ToInit::Kill)),
+            RUN => Ok(Some(ToInit::Run {
+                flags: reader.small(),
+                fail_at: reader.small(),
+                generation: reader.small(),
+            })),
+            KILL => Ok(Some(ToInit::Kill { generation: reader.small() })),
             REARM => Ok(Some(ToInit::Rearm)),
-            SIGNAL => Ok(Some(ToInit::Signal { number: reader.small() as i32 })),
+            SIGNAL => Ok(Some(ToInit::Signal { generation: reader.small(), number: reader.small() as i32 })),
             RESET => Ok(Some(ToInit::Reset { fail_at: reader.small() })),
             _ => Err(Errno::BADMSG),
         }

@@ -65,7 +65,7 @@ const MASKED_FILES: [&str; 12] = [
     "ioports",
 ];
 const MASKED_DIRECTORIES: [&str; 2] = ["acpi", "scsi"];
-const READ_ONLY_PROC: [&str; 5] = ["sys", "bus", "irq", "fs", "sysrq-trigger"];
+const READ_ONLY_PROC: [&str; 6] = ["sys", "bus", "irq", "fs", "sysrq-trigger", "pressure"];
 /// Pseudo terminals in one sandbox.
 const TERMINALS_MAX: &std::ffi::CStr = c"64";
 
@@ -111,7 +111,10 @@ fn view(plan: &mut Plan, spec: &SandboxSpec, entries: &[HostEntry]) -> Result<()
     for (at, mode) in [("tmp", 0o1777), ("work", 0o755)] {
         push(Op::Directory { at: c(at), mode });
     }
+    let mut made =
+        vec!["dev", "etc", "proc", "tmp", "work"].into_iter().map(str::to_owned).collect::<Vec<_>>();
     for entry in entries {
+        make_parents(plan, &entry.at, &mut made);
         show(plan, entry);
     }
     if spec.root == RootView::Host {
@@ -139,6 +142,17 @@ fn view(plan: &mut Plan, spec: &SandboxSpec, entries: &[HostEntry]) -> Result<()
     }
     plan.push(Phase::View, Op::SealView);
     Ok(())
+}
+
+/// Makes the directories above `at` that are not there yet, on the view's own tmpfs.
+fn make_parents(plan: &mut Plan, at: &str, made: &mut Vec<String>) {
+    for (end, _) in at.match_indices('/') {
+        let parent = &at[..end];
+        if !made.iter().any(|other| other == parent) {
+            made.push(parent.to_owned());
+            plan.push(Phase::View, Op::Directory { at: c(parent), mode: 0o755 });
+        }
+    }
 }
 
 /// Shows one entry of the host's root or of the given root directory.
@@ -206,23 +220,19 @@ fn host_mount(
     if matches!(first, "proc" | "work") || (first == "dev" && text != "dev/shm") {
         return Err(refuse("this place belongs to the sandbox"));
     }
-    let is_file = mount.source.is_file();
+    let is_file = mount.is_file();
     // What lies below a host tree must exist there; the rest of the way is made on the view's own tmpfs.
     let below_host_tree =
         entries.iter().any(|entry| text == entry.at || text.starts_with(&format!("{}/", entry.at)));
     if !below_host_tree {
-        let mut walked = String::new();
-        let depth = target.components().count();
-        for (index, part) in text.split('/').enumerate() {
-            walked = if walked.is_empty() { part.to_owned() } else { format!("{walked}/{part}") };
-            if made.contains(&walked) || walked == "dev/shm" {
-                continue;
-            }
-            made.push(walked.clone());
-            let op = if is_file && index + 1 == depth {
-                Op::File { at: c(walked.as_str()), content: c(""), mode: 0o644 }
+        make_parents(plan, text, made);
+        if !made.iter().any(|other| other == text) && text != "dev/shm" {
+            made.push(text.to_owned());
+            let at = c(text);
+            let op = if is_file {
+                Op::File { at, content: c(""), mode: 0o644 }
             } else {
-                Op::Directory { at: c(walked.as_str()), mode: 0o755 }
+                Op::Directory { at, mode: 0o755 }
             };
             plan.push(Phase::View, op);
         }

@@ -195,7 +195,7 @@ impl Zygote {
         match (answer, plan) {
             (None, _) => Err(ZygoteError::Gone { what }),
             (Some((FromZygote::Done { pid }, fd)), _) => Ok((pid, fd)),
-            (Some((FromZygote::Failed { step, errno }, _)), Some(plan)) if step != 0 => {
+            (Some((FromZygote::Failed { step, errno }, _)), Some(plan)) => {
                 Err(plan.failure(step, Errno::from_raw_os_error(errno)).into())
             }
             (Some((FromZygote::Failed { errno, .. }, _)), _) => {

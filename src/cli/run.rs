@@ -1,0 +1,306 @@
+//! `fulgurite run`: one command in a sandbox of its own.
+//!
+//! ```text
+//! check options ─► runtime (zygote) ─► sandbox ─► inputs, layer ─► command ─► quiet ─► outputs ─► publish ─► clean up
+//! ```
+//! Prints nothing but the command's own output, unless it fails. Outputs appear only if it succeeded.
+use super::keep::{self, Keeper};
+use super::run_args::{RunArgs, RunSettings, state_dir};
+use super::signals::{BlockedSignals, Interruption};
+use super::stats::{PhaseStats, stats};
+use super::streams::Streams;
+use crate::commit::{PublishOptions, Published, publish};
+use crate::exec::view::{Strategy, ViewSpec};
+use crate::exec::{Executed, LocalAction, execute};
+use crate::failure::{self, Failure};
+use crate::stage::limits::TreeLimits;
+use crate::stage::{self, Owner};
+use fulgurite_sandbox::cgroup::Limits;
+use fulgurite_sandbox::outcome::End;
+use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
+use fulgurite_sandbox::sandbox::Sandbox;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Runs `fulgurite run`; gives the exit code.
+///
+/// # Errors
+/// A failure of Fulgurite's own.
+pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    let settings = args.settings()?;
+    // The descriptor is taken before the mount namespace changes, so that it is the user's own view of it.
+    let signals = BlockedSignals::block();
+    let keeper = match (args.keep_on_failure, Keeper::from_environment()) {
+        (true, None) => return keep::supervise(signals, &state_dir()),
+        (_, keeper) => keeper,
+    };
+    stage::sweep_all(&settings.places).map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    let runtime = Arc::new(Runtime::start(&RuntimeOptions { cgroups: cgroup_use(args, &settings) })?);
+    let interruption = signals
+        .wait_in_background()
+        .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
+    let mut phases = PhaseStats { runtime_us: since(begun), ..PhaseStats::default() };
+    let result = in_sandbox(args, &settings, &runtime, &interruption, keeper, &mut phases, begun);
+    // Whatever happened, nothing of the sandbox stays.
+    let stopped = match Arc::into_inner(runtime) {
+        Some(runtime) => runtime.stop().map_err(Failure::from),
+        None => Ok(()),
+    };
+    match (result, stopped) {
+        (Ok(code), Ok(())) => Ok(interruption.number().map_or(code, |n| failure::SIGNAL_BASE + n as u8)),
+        (Err(failure), _) | (Ok(_), Err(failure)) => Err(failure),
+    }
+}
+
+fn since(start: Instant) -> u64 {
+    start.elapsed().as_micros().try_into().unwrap_or(u64::MAX)
+}
+
+/// Limits and full accounting need the v1 controllers where there are any; joining those costs milliseconds.
+fn cgroup_use(args: &RunArgs, settings: &RunSettings) -> CgroupUse {
+    let wanted = settings.limits != Limits::default() || args.stats.is_some();
+    if wanted { CgroupUse::All } else { CgroupUse::OnlyV2 }
+}
+
+fn in_sandbox(
+    args: &RunArgs,
+    settings: &RunSettings,
+    runtime: &Arc<Runtime>,
+    interruption: &Interruption,
+    keeper: Option<Keeper>,
+    phases: &mut PhaseStats,
+    begun: Instant,
+) -> Result<u8, Failure> {
+    let made = Instant::now();
+    let template = runtime.template(&settings.spec)?;
+    let mut sandbox = Sandbox::create(runtime, &template)?;
+    interruption.watch(sandbox.killer());
+    phases.sandbox_us = since(made);
+    let finished = act(args, settings, runtime, &template, &mut sandbox, phases, begun);
+    let code = match finished {
+        Ok(finished) => finished,
+        Err(failure) => {
+            let _ = sandbox.destroy(runtime);
+            return Err(failure);
+        }
+    };
+    let Finished { code, layer } = code;
+    if let (Some(keeper), true, None) = (keeper, code != 0 && sandbox.is_sound(), interruption.number()) {
+        keeper.keep(&mut sandbox, code, &settings.variables);
+    }
+    let destroyed = sandbox.destroy(runtime);
+    if let Some(layer) = layer {
+        layer.destroy().map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    }
+    destroyed?;
+    Ok(code)
+}
+
+/// What is left when the command is over and its outputs are published.
+struct Finished {
+    code: u8,
+    layer: Option<stage::Layer>,
+}
+
+fn act(
+    args: &RunArgs,
+    settings: &RunSettings,
+    runtime: &Runtime,
+    template: &Arc<Template>,
+    sandbox: &mut Sandbox,
+    phases: &mut PhaseStats,
+    begun: Instant,
+) -> Result<Finished, Failure> {
+    let root = open_root(settings)?;
+    let streams = Streams::open(args.stdin)
+        .map_err(|error| Failure::new(format!("cannot prepare the standard streams: {error}")))?;
+    let owner = output_owner(&root, runtime.features().privileged)?;
+    let mut executed = {
+        let action = LocalAction {
+            view: ViewSpec {
+                exec_root: root.as_fd(),
+                inputs: settings.inputs.as_deref(),
+                outputs: &settings.outputs,
+                places: &settings.places,
+                strategy: settings.strategy,
+            },
+            arguments: &settings.arguments,
+            variables: &settings.variables,
+            directory: &settings.directory,
+            streams: streams.borrowed(),
+            limits: &settings.limits,
+            timeout: args.timeout,
+            kill_delay: args.kill_delay,
+            outputs_on_failure: args.outputs_on_failure,
+            list_undeclared: args.list_undeclared,
+            owner,
+        };
+        execute(runtime, sandbox, &action)
+            .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?
+    };
+    streams.finish();
+    let publishing = Instant::now();
+    let published = hand_over(&mut executed, settings, &root, owner);
+    phases.publish_us = since(publishing);
+    tell_undeclared(&executed);
+    if let Some(file) = &args.stats {
+        let object = stats(
+            &executed,
+            &template.enforcement,
+            &settings.limits,
+            published.as_ref().ok().and_then(Option::as_ref),
+            *phases,
+            since(begun),
+        );
+        write_stats(file, &object)?;
+    }
+    let layer = executed.layer.take();
+    match (published, code_of(&executed.outcome.end, args)) {
+        (Err(failure), (0, _)) => {
+            // The first failure is the one that counts; what is left is swept at the next start.
+            let _ = layer.map(stage::Layer::destroy);
+            Err(failure)
+        }
+        (publish_failure, (code, line)) => {
+            if let Some(line) = line {
+                eprintln!("fulgurite: {line}{}", look_closer(args, &executed));
+            }
+            if let Err(failure) = publish_failure {
+                eprintln!("fulgurite: {failure}");
+            }
+            Ok(Finished { code, layer })
+        }
+    }
+}
+
+fn open_root(settings: &RunSettings) -> Result<OwnedFd, Failure> {
+    rustix::fs::open(
+        settings.exec_root.as_path(),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| Failure::new(format!("cannot open exec root {}: {errno}", settings.exec_root.display())))
+}
+
+/// As root, outputs belong to whom the exec root belongs to; an ordinary user's are its own already.
+fn output_owner(root: &OwnedFd, privileged: bool) -> Result<Option<Owner>, Failure> {
+    if !privileged {
+        return Ok(None);
+    }
+    let stat = rustix::fs::fstat(root)
+        .map_err(|errno| Failure::new(format!("cannot read the exec root: {errno}")))?;
+    Ok(Some(Owner { uid: stat.st_uid, gid: stat.st_gid }))
+}
+
+fn hand_over(
+    executed: &mut Executed,
+    settings: &RunSettings,
+    root: &OwnedFd,
+    owner: Option<Owner>,
+) -> Result<Option<Published>, Failure> {
+    let Some(collected) = executed.collected.take() else {
+        return standalone_outputs(executed, settings, root).map(|()| None);
+    };
+    let collected = collected.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    let options = PublishOptions { owner, limits: TreeLimits::default() };
+    let published = publish(collected, root.as_fd(), &options)
+        .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    for leftover in &published.leftovers {
+        eprintln!("fulgurite: {leftover}");
+    }
+    Ok(Some(published))
+}
+
+/// A standalone command wrote its outputs itself; that they are there is all that can be checked.
+fn standalone_outputs(executed: &Executed, settings: &RunSettings, root: &OwnedFd) -> Result<(), Failure> {
+    if settings.strategy != Strategy::Standalone || !executed.outcome.end.is_success() {
+        return Ok(());
+    }
+    let missing: Vec<String> = settings
+        .outputs
+        .iter()
+        .filter(|output| {
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::statat(root, output.path.as_path(), flags).is_err()
+        })
+        .map(|output| output.path.to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the command succeeded and did not make {}", missing.join(", "))))
+}
+
+fn tell_undeclared(executed: &Executed) {
+    let Some(listed) = &executed.undeclared else { return };
+    for path in &listed.written {
+        eprintln!("fulgurite: undeclared: {}", path.display());
+    }
+    for path in &listed.removed {
+        eprintln!("fulgurite: removed: {}", path.display());
+    }
+    if listed.more {
+        eprintln!("fulgurite: undeclared: … and more");
+    }
+}
+
+fn write_stats(file: &std::path::Path, object: &impl serde::Serialize) -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(format!("cannot write stats to {}: {error}", file.display()));
+    let mut text = serde_json::to_string_pretty(object).map_err(|error| failed(error.into()))?;
+    text.push('\n');
+    if file == std::path::Path::new("-") {
+        return std::io::stdout().lock().write_all(text.as_bytes()).map_err(failed);
+    }
+    std::fs::write(file, text).map_err(failed)
+}
+
+/// The exit code of an end, and the line that explains it.
+fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
+    let command = args.command.first().map(|command| command.display().to_string()).unwrap_or_default();
+    let line = Some(match end {
+        End::NotStarted { failure, is_command: true } => {
+            let why = match failure.errno {
+                rustix::io::Errno::NOENT => "not found in the sandbox".to_owned(),
+                errno => errno.to_string(),
+            };
+            format!("cannot execute {command}: {why}")
+        }
+        End::NotStarted { failure, .. } => failure.to_string(),
+        End::Refused { why, hint } => {
+            format!("{why}{}", hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default())
+        }
+        other => format!("{command} {other}"),
+    });
+    match end {
+        End::Exited(0) => (0, None),
+        End::Exited(code) => (u8::try_from(*code).unwrap_or(1), line),
+        End::Signaled(signal) => (failure::SIGNAL_BASE.saturating_add(*signal as u8), line),
+        End::OutOfMemory { .. } => (failure::SIGNAL_BASE + 9, line),
+        End::TimedOut { .. } => (failure::TIMED_OUT, line),
+        End::NotStarted { failure, is_command: true } => match failure.errno {
+            rustix::io::Errno::NOENT => (failure::NOT_FOUND, line),
+            _ => (failure::NOT_EXECUTABLE, line),
+        },
+        End::Canceled => (failure::SIGNAL_BASE + 9, line),
+        End::NotStarted { .. } | End::Refused { .. } | End::Lost { .. } => (failure::OWN_FAILURE, line),
+    }
+}
+
+fn look_closer(args: &RunArgs, executed: &Executed) -> String {
+    match &executed.outcome.end {
+        End::OutOfMemory { .. } => " (hint: raise --memory)".to_owned(),
+        End::TimedOut { .. } => " (hint: raise --timeout)".to_owned(),
+        End::NotStarted { is_command: true, .. } if args.rootfs.is_none() => {
+            " (hint: only /usr, /bin, /lib*, /opt and the inputs are visible; --mount shows more)".to_owned()
+        }
+        End::Exited(_) | End::Signaled(_) if !args.keep_on_failure => {
+            " (hint: --keep-on-failure keeps the sandbox for a look inside)".to_owned()
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,80 @@
+//! Ctrl-C, SIGTERM and a closed terminal: kill what runs, then clean up as after any other end.
+//!
+//! The signals are blocked before the first thread starts and awaited by one thread, so that nothing is interrupted half
+//! way. The zygote and the inits have sessions of their own and see none of them.
+use fulgurite_sandbox::sandbox::Killer;
+use nix::sys::signal::{SigSet, Signal};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const AWAITED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Blocked signals, not awaited yet.
+#[derive(Debug)]
+pub struct BlockedSignals(SigSet);
+
+/// What the waiting thread shares with the main one.
+#[derive(Clone, Debug, Default)]
+pub struct Interruption {
+    number: Arc<AtomicI32>,
+    killers: Arc<Mutex<Vec<Killer>>>,
+}
+
+impl BlockedSignals {
+    /// Blocks them. Call it before the first thread starts.
+    #[must_use]
+    pub fn block() -> Self {
+        let mut set = SigSet::empty();
+        AWAITED.into_iter().for_each(|signal| set.add(signal));
+        // Blocking known signals cannot fail (sigprocmask(2)).
+        let _ = set.thread_block();
+        BlockedSignals(set)
+    }
+
+    /// Starts the thread that waits for them.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn wait_in_background(self) -> std::io::Result<Interruption> {
+        let interruption = Interruption::default();
+        let shared = interruption.clone();
+        self.forward_in_background(move |signal| {
+            shared.number.store(signal, Ordering::Release);
+            shared.kill();
+        })?;
+        Ok(interruption)
+    }
+
+    /// Starts a thread that does this with every signal that comes.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn forward_in_background(self, mut act: impl FnMut(i32) + Send + 'static) -> std::io::Result<()> {
+        let wait = move || {
+            while let Ok(signal) = self.0.wait() {
+                act(signal as i32);
+            }
+        };
+        std::thread::Builder::new().name("fulgurite-signal".to_owned()).spawn(wait).map(drop)
+    }
+}
+
+impl Interruption {
+    /// Kills this one too when a signal comes, or at once if one has come.
+    pub fn watch(&self, killer: Killer) {
+        self.killers.lock().unwrap_or_else(PoisonError::into_inner).push(killer);
+        if self.number().is_some() {
+            self.kill();
+        }
+    }
+
+    fn kill(&self) {
+        self.killers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Killer::kill);
+    }
+
+    /// The signal that came, if any.
+    #[must_use]
+    pub fn number(&self) -> Option<i32> {
+        Some(self.number.load(Ordering::Acquire)).filter(|number| *number != 0)
+    }
+}
