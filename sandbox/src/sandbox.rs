@@ -16,7 +16,7 @@ use crate::runtime::{Runtime, SandboxError, Template, sealed};
 use crate::seat::Seat;
 use crate::sys::{Errno, message};
 use crate::verdict::{self, Facts, Waited};
-use crate::zygote::ZygoteError;
+use crate::zygote::{Wanted, ZygoteError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
@@ -448,14 +448,14 @@ enum Stage {
 fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32, OwnedFd), SandboxError> {
     let (ours, theirs) = message::pair().map_err(SandboxError::system("make a control socket"))?;
     let cgroups = seat.cgroup.as_ref().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
-    let hatched = seat.zygote.spawn(
-        &template.plan,
-        template.encoded.as_fd(),
-        template.view,
-        theirs.as_fd(),
+    let hatched = seat.zygote.spawn(&Wanted {
+        plan: &template.plan,
+        encoded: template.encoded.as_fd(),
+        view: template.view,
+        control: theirs.as_fd(),
         cgroups,
-        seat.ids,
+        ids: seat.ids,
         fail_at,
-    )?;
+    })?;
     Ok((ours, hatched.pid, hatched.pidfd))
 }

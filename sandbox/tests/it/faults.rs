@@ -74,7 +74,7 @@ fn every_step_of_a_view(fixture: &Fixture) -> Checked {
 fn fails_to_create(seat: Seat, template: &Arc<Template>, number: u32) -> Result<(String, Seat), Failed> {
     match Sandbox::create_in(seat, template, number) {
         Ok(_) => Err(format!("step {number} did not fail").into()),
-        Err((error, seat)) => Ok((error.to_string(), seat)),
+        Err((error, seat)) => Ok((error.to_string(), *seat)),
     }
 }
 
@@ -146,7 +146,7 @@ fn every_step_before_the_action_arrives(fixture: &Fixture) -> Checked {
         seat = match Sandbox::create_in(seat, &template, number) {
             Err((error, seat)) => {
                 names(&error.to_string(), plan, number)?;
-                seat
+                *seat
             }
             Ok(mut sandbox) => {
                 not_started_at(&Command::sh("echo it ran").run(&mut sandbox), plan, number)?;

@@ -161,7 +161,7 @@ fn with_threads() -> Played {
 
 fn without_cgroups() -> Played {
     let before = census();
-    let runtime = Runtime::start(&RuntimeOptions { without_cgroups: true })?;
+    let runtime = Runtime::start(&RuntimeOptions { cgroups: fulgurite_sandbox::runtime::CgroupUse::None })?;
     let template = runtime.template(&spec())?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     let ran = Command::probe(&["burn", "100"]).run(&mut sandbox);
