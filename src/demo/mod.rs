@@ -69,14 +69,11 @@ pub fn run(runtime: &Arc<Runtime>, options: &DemoOptions) -> Result<DemoReport, 
     let sources = Sources::read(&options.sources)?;
     let jobs = options.jobs.max(1);
     let workshop = Workshop::open(runtime, jobs, &[&options.sources, &options.out])?;
-    // Now, so that a directory that can't be made is not found out after all the work.
-    fs::create_dir_all(&options.out)
-        .map_err(DemoError::file(format!("make the directory {}", options.out.display())))?;
+    check_out(&options.out)?;
     let demo = Demo { workshop: &workshop, compiler, archiver };
     let report = demo.run(&sources, options);
     let closed = workshop.close();
-    // Nothing but an empty directory could be there after a failure; what was there before is left alone.
-    let report = report.inspect_err(|_| drop(fs::remove_dir(&options.out)))?;
+    let report = report?;
     closed?;
     Ok(report)
 }
@@ -186,6 +183,7 @@ pub struct Finished {
 
 impl Finished {
     fn take(library: Library, out: &Path) -> Result<Self, DemoError> {
+        make_out(out)?;
         let mut finished = Finished { files: Vec::new(), library_bytes: 0, said: library.said };
         for file in &library.files {
             let target = out.join(file.file_name().unwrap_or_default());
@@ -208,6 +206,22 @@ impl Finished {
         }
         Ok(finished)
     }
+}
+
+fn make_out(out: &Path) -> Result<(), DemoError> {
+    fs::create_dir_all(out).map_err(DemoError::file(format!("make the directory {}", out.display())))
+}
+
+/// Finds out before all the work whether the results can go there, and leaves nothing.
+fn check_out(out: &Path) -> Result<(), DemoError> {
+    let is_new = !out.exists();
+    make_out(out)?;
+    if is_new {
+        return fs::remove_dir(out)
+            .map_err(DemoError::file(format!("remove the directory {}", out.display())));
+    }
+    let access = rustix::fs::access(out, rustix::fs::Access::WRITE_OK);
+    access.map_err(|errno| DemoError::file(format!("write to {}", out.display()))(errno.into()))
 }
 
 fn exec_path(path: &str) -> Result<ExecPath, DemoError> {
