@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How often a condition is looked at again.
 const LOOK_AGAIN_NS: i64 = 1_000_000;
+/// What stands behind the name of a process that has ended and was not reaped yet.
+const ZOMBIE: &str = " (zombie)";
 /// Groups below a mount of cgroupfs are looked for this deep.
 const GROUP_DEPTH_MAX: usize = 12;
 
@@ -99,6 +101,17 @@ impl Census {
             census.count_files(directory, directory);
         }
         census.counts.retain(|kind, _| !scope.ignored.iter().any(|prefix| kind.starts_with(prefix)));
+        census
+    }
+
+    /// Counts what a scope holds once nobody waits to be reaped any more, or at the latest when the time is over.
+    #[must_use]
+    pub fn at_rest(scope: &Scope, patience: Duration) -> Self {
+        let mut census = Census::default();
+        settles(patience, || {
+            census = Census::of(scope);
+            !census.counts.keys().any(|kind| kind.ends_with(ZOMBIE))
+        });
         census
     }
 
@@ -242,7 +255,7 @@ struct Process {
 
 impl Process {
     fn kind(&self) -> String {
-        if self.is_zombie { format!("{} (zombie)", self.name) } else { self.name.clone() }
+        if self.is_zombie { format!("{}{ZOMBIE}", self.name) } else { self.name.clone() }
     }
 }
 

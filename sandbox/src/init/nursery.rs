@@ -8,7 +8,7 @@
 //! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
 use super::interpret::{Context, Failed, proc_path};
 use super::{CGROUP, CONTROL, FIRST_FREE, place};
-use crate::plan::wire::{PlanBytes, code};
+use crate::plan::wire::{PlanBytes, StepBytes, code};
 use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use crate::zygote::wire::{FromZygote, ToZygote};
@@ -26,7 +26,7 @@ struct Ids {
 }
 
 impl Ids {
-    /// The map from ids inside to these.
+    /// The map from two ids inside to these.
     fn map(self, init: u32, action: u32) -> Result<CString> {
         let text = if self.init == self.action {
             format!("{action} {} 1\n", self.action)
@@ -34,6 +34,12 @@ impl Ids {
             format!("{init} {} 1\n{action} {} 1\n", self.init, self.action)
         };
         CString::new(text).map_err(|_| Errno::INVAL)
+    }
+
+    /// The maps for users and groups that a plan's step asks for.
+    fn maps(self, step: &StepBytes<'_>) -> Result<[CString; 2]> {
+        let group = |index| u32::try_from(step.wide(index)).map_err(|_| Errno::BADMSG);
+        Ok([self.map(step.small(0), step.small(1))?, self.map(group(0)?, group(1)?)?])
     }
 }
 
@@ -43,6 +49,67 @@ struct Nursery {
     signals: OwnedFd,
     /// The proc of the daemon's pid namespace, to write id maps.
     proc: OwnedFd,
+    networks: Networks,
+}
+
+/// The network namespaces that this zygote passes on.
+///
+/// Making one costs as much as all the rest of a cold sandbox, so the next one is made ahead, in the zygote itself:
+/// a clone inherits it, and then it is nobody else's. It belongs to the zygote's user namespace, so that init, whose
+/// capabilities end at its own, cannot even configure it.
+struct Networks {
+    /// The daemon's, for sandboxes that share it.
+    host: OwnedFd,
+    now: NetworkNow,
+    /// What the last sandbox wanted: loopback up (`true`), down (`false`), or none of its own.
+    wanted: Option<bool>,
+}
+
+/// The network namespace that the zygote is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NetworkNow {
+    Host,
+    /// Fresh and unused, with loopback up or down.
+    Prepared(bool),
+    /// A sandbox has it.
+    Taken,
+}
+
+impl Networks {
+    /// Gets ready to clone a sandbox. True: the clone inherits a fresh namespace and must not ask for another.
+    fn hand_over(&mut self, wanted: Option<bool>) -> Result<bool> {
+        self.wanted = wanted;
+        match wanted {
+            Some(up) if self.now == NetworkNow::Prepared(up) => {
+                self.now = NetworkNow::Taken;
+                Ok(true)
+            }
+            Some(_) => Ok(false),
+            None => {
+                if self.now != NetworkNow::Host {
+                    rustix::thread::move_into_link_name_space(
+                        self.host.as_fd(),
+                        Some(rustix::thread::LinkNameSpaceType::Network),
+                    )?;
+                    self.now = NetworkNow::Host;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Makes the next namespace, when there is time. Without it, the next sandbox makes its own.
+    fn prepare(&mut self) {
+        let Some(up) = self.wanted else { return };
+        if matches!(self.now, NetworkNow::Prepared(_)) {
+            return;
+        }
+        // SAFETY: unshare(2) takes an integer; the zygote has one thread.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
+            let ready = !up || process::loopback_up().is_ok();
+            self.now = if ready { NetworkNow::Prepared(up) } else { NetworkNow::Taken };
+        }
+    }
 }
 
 /// Forks the zygote. Returns the daemon's end of the socket and the zygote's pid.
@@ -89,13 +156,16 @@ fn run(socket: OwnedFd) -> ! {
 }
 
 fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
-    match leave_host(&socket) {
-        Ok((signals, proc)) => Ok(Nursery { socket, signals, proc }),
+    match leave_host() {
+        Ok((signals, proc, host)) => {
+            let networks = Networks { host, now: NetworkNow::Host, wanted: None };
+            Ok(Nursery { socket, signals, proc, networks })
+        }
         Err(errno) => Err((socket, errno)),
     }
 }
 
-fn leave_host(socket: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
+fn leave_host() -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
     process::block_signals()?;
     rustix::process::setsid()?;
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -105,8 +175,9 @@ fn leave_host(socket: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
     let _ = rustix::thread::set_name(c"fulgurite-zygot");
     let proc = enter_tiny_root()?;
     let signals = process::child_signal_fd()?;
-    let _ = socket;
-    Ok((signals, proc))
+    let host_network =
+        rustix::fs::openat(&proc, c"self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((signals, proc, host_network))
 }
 
 /// Leaves the host's mounts for a tmpfs with `proc`. Returns the host's proc.
@@ -165,6 +236,9 @@ impl Nursery {
                 let mut buffer = [0u8; 256];
                 let _ = rustix::io::read(&self.signals, &mut buffer[..]);
                 while let Ok(Some(_)) = process::reap_any(false) {}
+                if !asked {
+                    self.networks.prepare();
+                }
             }
             if asked {
                 self.answer();
@@ -185,6 +259,7 @@ impl Nursery {
                 let ids = Ids { init: init_id, action: action_id };
                 self.spawn(view, fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
             }
+            ToZygote::DropView { view } => drop_view(view).map(|()| (0, None)).map_err(machinery),
             ToZygote::Fork => self.fork(descriptors).map(|pid| (pid, None)).map_err(machinery),
             ToZygote::UserNamespace { map, length } => self
                 .user_namespace(map.get(..length).unwrap_or(&[]))
@@ -240,16 +315,24 @@ impl Nursery {
         let plan = take(0).ok_or(machinery(Errno::BADF))?;
         let control = take(1).ok_or(machinery(Errno::BADF))?;
         let cgroups = if in_cgroup { take(2).zip(take(3)) } else { None };
+        let first_tree = if in_cgroup { 4 } else { 2 };
         let bytes = read_plan(&plan).map_err(machinery)?;
         let plan = PlanBytes::new(&bytes).map_err(machinery)?;
         let path = view_path(view);
         let (clone_step, namespaces) =
             find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
         let (map_step, map) = find(plan, code::MAP_IDS).ok_or(machinery(Errno::BADMSG))?;
-        let context = Context::new(plan, &path, fail_at);
+        let mut context = Context::new(plan, &path, fail_at);
+        for (slot, tree) in context.trees.iter_mut().zip(descriptors.iter_mut().skip(first_tree)) {
+            *slot = tree.take();
+        }
         context.guard(clone_step).map_err(|errno| Failed { step: clone_step, errno })?;
         let (gate_ours, gate_theirs) = message::pair().map_err(machinery)?;
-        let flags = namespaces | process::clone_flag::PIDFD;
+        let own_network = namespaces & process::clone_flag::NEW_NET != 0;
+        let wanted = own_network.then(|| find(plan, code::LOOPBACK_UP).is_some());
+        context.network_inherited = self.networks.hand_over(wanted).map_err(machinery)?;
+        let inherited = if context.network_inherited { process::clone_flag::NEW_NET } else { 0 };
+        let flags = (namespaces & !inherited) | process::clone_flag::PIDFD;
         let cgroup = cgroups.as_ref().map(|(init, _)| init.as_fd());
         // SAFETY: the zygote has one thread for its whole life.
         match unsafe { process::clone3(flags, cgroup) }.map_err(|errno| Failed { step: clone_step, errno })? {
@@ -262,7 +345,8 @@ impl Nursery {
                 let pidfd = pidfd.ok_or(machinery(Errno::BADF))?;
                 let mapped = context
                     .guard(map_step)
-                    .and_then(|()| self.map_ids(pid, &ids.map(map.small(0), map.small(1))?));
+                    .and_then(|()| ids.maps(&map))
+                    .and_then(|[users, groups]| self.map_ids(pid, [&users, &groups]));
                 if let Err(errno) = mapped.and_then(|()| message::send(gate_ours.as_fd(), b"go", &[])) {
                     let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                     return Err(Failed { step: map_step, errno });
@@ -272,10 +356,10 @@ impl Nursery {
         }
     }
 
-    /// Writes the same map for users and groups, in the one write that the kernel takes (user_namespaces(7)).
-    fn map_ids(&self, pid: Pid, map: &CStr) -> Result<()> {
+    /// Writes the maps of users and groups, each in the one write that the kernel takes (user_namespaces(7)).
+    fn map_ids(&self, pid: Pid, [users, groups]: [&CStr; 2]) -> Result<()> {
         let mut buffer = [0u8; 48];
-        for file in ["gid_map", "uid_map"] {
+        for (file, map) in [("gid_map", groups), ("uid_map", users)] {
             let path = proc_path(&mut buffer, pid, file).ok_or(Errno::NAMETOOLONG)?;
             let file = rustix::fs::openat(&self.proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
             rustix::io::write(&file, map.to_bytes())?;
@@ -294,6 +378,11 @@ impl Nursery {
                 self.socket = socket;
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 let _ = FromZygote::Done { pid: 0 }.send(self.socket.as_fd(), &[]);
+                // The parent's namespace is the parent's to give.
+                if self.networks.now != NetworkNow::Host {
+                    self.networks.now = NetworkNow::Taken;
+                }
+                self.networks.prepare();
                 self.serve()
             }
         }
@@ -314,7 +403,7 @@ impl Nursery {
             }
             process::Cloned::Parent(pid, _) => {
                 drop(gate_theirs);
-                self.map_ids(pid, &map)?;
+                self.map_ids(pid, [&map, &map])?;
                 let mut buffer = [0u8; 48];
                 let path = proc_path(&mut buffer, pid, "ns/user").ok_or(Errno::NAMETOOLONG)?;
                 rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -323,7 +412,14 @@ impl Nursery {
     }
 }
 
-fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, crate::plan::wire::StepBytes<'_>)> {
+/// Takes a view down. Sandboxes that were cloned from it keep their own copy.
+fn drop_view(view: u32) -> Result<()> {
+    let path = view_path(view);
+    mount::detach(&path)?;
+    rustix::fs::rmdir(&path)
+}
+
+fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, StepBytes<'_>)> {
     (1..=plan.len() as u32)
         .find_map(|number| plan.step(number).filter(|step| step.code() == wanted).map(|step| (number, step)))
 }

@@ -1,7 +1,6 @@
 //! `kill -9` of everything that can be killed: nothing outlives it but what the next start removes.
-use crate::fixture::{
-    Checked, Command, Fixture, PATIENCE, Test, alone, check, contains, gone, memory_file, nothing,
-};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, check, contains, gone, memory_file, nothing};
+use crate::registry::{Test, alone, apart};
 use crate::starting::{Child, victim};
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::testing::{Census, Scope, descendants_of, groups_of, settles};
@@ -14,17 +13,13 @@ pub fn tests() -> Vec<Test> {
     vec![
         alone("crashes::init_is_killed_while_it_runs_something", init_is_killed_while_it_runs_something),
         alone("crashes::init_is_killed_while_it_is_idle", init_is_killed_while_it_is_idle),
-        alone("crashes::the_zygote_of_a_seat_is_killed", the_zygote_of_a_seat_is_killed),
-        alone("crashes::the_zygote_of_all_is_killed", the_zygote_of_all_is_killed).as_root(),
-        alone("crashes::the_owner_is_killed_while_idle", |_| owner_is_killed("idle", &[1])).as_root(),
-        alone("crashes::the_owner_is_killed_while_an_action_runs", |_| owner_is_killed("running", &[1]))
-            .as_root(),
-        alone("crashes::the_owner_is_killed_while_resetting", |_| owner_is_killed("resetting", &POINTS))
-            .as_root(),
-        alone("crashes::the_owner_is_killed_while_creating", |_| owner_is_killed("creating", &POINTS))
-            .as_root(),
-        alone("crashes::the_owner_is_killed_while_starting", |_| owner_is_killed("starting", &[1, 1, 1]))
-            .as_root(),
+        alone("crashes::the_zygote_of_a_seat_is_killed", the_zygote_of_a_seat_is_killed).with_seat_zygotes(),
+        apart("crashes::the_zygote_of_all_is_killed", the_zygote_of_all_is_killed),
+        apart("crashes::the_owner_is_killed_while_idle", |_| owner_is_killed("idle", &[1])),
+        apart("crashes::the_owner_is_killed_while_an_action_runs", |_| owner_is_killed("running", &[1])),
+        apart("crashes::the_owner_is_killed_while_resetting", |_| owner_is_killed("resetting", &POINTS)),
+        apart("crashes::the_owner_is_killed_while_creating", |_| owner_is_killed("creating", &POINTS)),
+        apart("crashes::the_owner_is_killed_while_starting", |_| owner_is_killed("starting", &[1, 1, 1])),
     ]
 }
 
@@ -90,14 +85,6 @@ fn init_is_killed_while_it_is_idle(fixture: &Fixture) -> Checked {
 }
 
 fn the_zygote_of_a_seat_is_killed(fixture: &Fixture) -> Checked {
-    let main = fixture.runtime().zygote_pid();
-    let sandbox = fixture.sandbox()?;
-    let zygote = parent_of(sandbox.init_pid())?;
-    drop(sandbox);
-    if zygote == main {
-        eprintln!("SKIP crashes::the_zygote_of_a_seat_is_killed: seats share one zygote here");
-        return Ok(());
-    }
     kill_while_running(fixture, parent_of)?;
     // Idle seats whose zygote has died are replaced, however many there are.
     let held = (0..4).map(|_| fixture.sandbox()).collect::<Result<Vec<_>, _>>()?;

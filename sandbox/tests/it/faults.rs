@@ -1,7 +1,6 @@
 //! Every step of a plan failed once: the error names the step, nothing is left, and the next creation works.
-use crate::fixture::{
-    Checked, Command, Fixture, PATIENCE, PROBE, Ran, Test, alone, check, contains, nothing, same,
-};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, PROBE, Ran, check, contains, nothing, same};
+use crate::registry::{Test, alone};
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::plan::{Op, Phase, Plan};
 use fulgurite_sandbox::runtime::Template;
@@ -53,7 +52,7 @@ fn works(fixture: &Fixture) -> Checked {
 fn every_step_of_a_view(fixture: &Fixture) -> Checked {
     let runtime = fixture.runtime();
     let plan = fixture.template(&fixture.spec())?.plan.clone();
-    let before = Census::of(&scope(fixture));
+    let before = Census::at_rest(&scope(fixture), PATIENCE);
     let numbers = steps(&plan, Phase::View, |_| true);
     check(numbers.len() > 30, "hardly any steps")?;
     for number in numbers {
@@ -85,7 +84,7 @@ fn creates(seat: Seat, template: &Arc<Template>) -> Result<Sandbox, Failed> {
 fn every_step_of_a_creation(fixture: &Fixture) -> Checked {
     let template = fixture.template(&fixture.spec())?;
     let mut seat = fixture.sandbox()?.release().into_seat();
-    let before = Census::of(&scope(fixture));
+    let before = Census::at_rest(&scope(fixture), PATIENCE);
     let mut numbers = steps(&template.plan, Phase::Create, |_| true);
     numbers.extend(steps(&template.plan, Phase::Lease, |_| true));
     for number in numbers {
@@ -103,7 +102,7 @@ fn every_step_of_a_creation(fixture: &Fixture) -> Checked {
 fn every_step_of_a_reset(fixture: &Fixture) -> Checked {
     let template = fixture.template(&fixture.spec())?;
     let mut seat = fixture.sandbox()?.release().into_seat();
-    let before = Census::of(&scope(fixture));
+    let before = Census::at_rest(&scope(fixture), PATIENCE);
     for number in steps(&template.plan, Phase::Lease, |_| true) {
         let mut sandbox = creates(seat, &template)?;
         Command::sh("echo x > /tmp/x").run(&mut sandbox).succeeded()?;
@@ -140,7 +139,7 @@ fn every_step_before_the_action_arrives(fixture: &Fixture) -> Checked {
     let template = fixture.template(&fixture.spec())?;
     let plan = &template.plan;
     let mut seat = fixture.sandbox()?.release().into_seat();
-    let before = Census::of(&scope(fixture));
+    let before = Census::at_rest(&scope(fixture), PATIENCE);
     let numbers = steps(plan, Phase::Action, |_| true);
     for number in numbers.into_iter().filter(|number| *number < await_step(plan)) {
         seat = match Sandbox::create_in(seat, &template, number) {

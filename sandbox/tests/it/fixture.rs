@@ -1,11 +1,11 @@
 //! What tests share: the runtime, sandboxes that give their seat back, commands with captured output.
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::{End, Outcome};
-use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions, Template};
+use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::{Action, Sandbox};
 use fulgurite_sandbox::spec::{HostMount, SandboxSpec};
 use fulgurite_sandbox::testing::{Census, Scope, is_alive, settles};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 use rustix::fs::MemfdFlags;
 use std::ffi::CString;
 use std::fmt::Display;
@@ -27,87 +27,32 @@ const SEATS: usize = 4;
 /// Where the program of [`crate::probe`] is inside.
 pub const PROBE: &str = "/it";
 
-/// Whether a test may run beside others.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
-    Any,
-    None,
-}
-
-/// One test.
-pub struct Test {
-    name: &'static str,
-    body: fn(&Fixture) -> Checked,
-    company: Company,
-    needs_root: bool,
-    needs_runtime: bool,
-}
-
-/// A test that needs sandboxes.
-pub fn test(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { name, body, company: Company::Any, needs_root: false, needs_runtime: true }
-}
-
-/// A test that nothing else may run beside.
-pub fn alone(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { company: Company::None, ..test(name, body) }
-}
-
-/// A test of pure code.
-pub fn pure(name: &'static str, body: fn(&Fixture) -> Checked) -> Test {
-    Test { needs_runtime: false, ..test(name, body) }
-}
-
-impl Test {
-    /// The test needs the host's root.
-    pub fn as_root(self) -> Test {
-        Test { needs_root: true, ..self }
-    }
-
-    /// As libtest-mimic wants it.
-    pub fn into_trial(self, fixture: &Arc<Fixture>) -> Trial {
-        let missing = match &fixture.runtime {
-            _ if fixture.is_listing || !self.needs_runtime => None,
-            Err(why) => Some(why.clone()),
-            Ok(runtime) if self.needs_root && !runtime.features().privileged => {
-                Some("needs the host's root".to_owned())
-            }
-            Ok(_) => None,
-        };
-        if let Some(why) = &missing {
-            eprintln!("SKIP {}: {why}", self.name);
-        }
-        let fixture = fixture.clone();
-        let Test { name, body, company, .. } = self;
-        Trial::test(name, move || fixture.run(body, company)).with_ignored_flag(missing.is_some())
-    }
-}
-
 /// What tests share.
 pub struct Fixture {
     runtime: Result<Arc<Runtime>, String>,
-    is_listing: bool,
     company: RwLock<()>,
 }
 
 impl Fixture {
-    /// Without a runtime, to list the tests.
+    /// Without a runtime: to list the tests, and for those that start processes of their own.
     pub fn absent() -> Arc<Fixture> {
-        let runtime = Err("not started".to_owned());
-        Arc::new(Fixture { runtime, is_listing: true, company: RwLock::new(()) })
+        Arc::new(Fixture { runtime: Err("not started".to_owned()), company: RwLock::new(()) })
     }
 
-    /// Starts the runtime, and makes the seats that tests use, so that none of them seems to leave one.
+    /// Starts the runtime.
     pub fn start() -> Arc<Fixture> {
-        let runtime = Runtime::start(&RuntimeOptions::default()).map(Arc::new).map_err(|e| e.to_string());
-        let fixture = Fixture { runtime, is_listing: false, company: RwLock::new(()) };
-        if fixture.runtime.is_ok() {
-            let held: Result<Vec<Held<'_>>, Failed> = (0..SEATS).map(|_| fixture.sandbox()).collect();
-            if let Err(error) = held {
-                eprintln!("cannot make the first sandboxes: {error:?}");
-            }
-        }
-        Arc::new(fixture)
+        let runtime = Runtime::start(&options()).map(Arc::new).map_err(|error| error.to_string());
+        Arc::new(Fixture { runtime, company: RwLock::new(()) })
+    }
+
+    /// The runtime, or why there is none.
+    pub fn started(&self) -> &Result<Arc<Runtime>, String> {
+        &self.runtime
+    }
+
+    /// Sees to it that there are as many spare seats as tests use at once, so that none of them seems to leave one.
+    fn make_seats(&self) -> Checked {
+        (0..SEATS).map(|_| self.sandbox()).collect::<Result<Vec<_>, _>>().map(drop)
     }
 
     /// The runtime. Tests that need none are not given a fixture without one.
@@ -145,27 +90,42 @@ impl Fixture {
     }
 
     /// What belongs to this process, apart from what templates and id maps keep for good.
-    pub fn scope(&self) -> Scope {
+    fn scope(&self, runtime: &Runtime) -> Scope {
         Scope::new()
             .without("descriptor memfd:fulgurite-plan")
             .without("descriptor user")
-            .with_zygote(self.runtime().zygote_pid())
+            .with_zygote(runtime.zygote_pid())
             .without("mount in the zygote")
     }
 
-    fn run(&self, body: fn(&Fixture) -> Checked, company: Company) -> Checked {
-        if self.runtime.is_err() {
+    /// Runs a test; if it is to be alone, it must leave everything as it was.
+    pub fn run(&self, body: fn(&Fixture) -> Checked, is_alone: bool) -> Checked {
+        if !is_alone {
+            let _together = self.company.read().unwrap_or_else(PoisonError::into_inner);
             return body(self);
         }
-        if company == Company::None {
-            let _alone = self.company.write().unwrap_or_else(PoisonError::into_inner);
-            let before = Census::of(&self.scope());
-            body(self)?;
-            return nothing(before.settled(&self.scope(), PATIENCE), "left behind");
-        }
-        let _together = self.company.read().unwrap_or_else(PoisonError::into_inner);
-        body(self)
+        let _alone = self.company.write().unwrap_or_else(PoisonError::into_inner);
+        let scope = match &self.runtime {
+            Ok(runtime) => {
+                self.make_seats()?;
+                self.scope(runtime)
+            }
+            Err(_) => Scope::new(),
+        };
+        let before = Census::at_rest(&scope, PATIENCE);
+        body(self)?;
+        nothing(before.settled(&scope, PATIENCE), "left behind")
     }
+}
+
+/// How runtimes are started: `FULGURITE_IT_CGROUPS` may be `v2` or `none`.
+pub fn options() -> RuntimeOptions {
+    let cgroups = match std::env::var("FULGURITE_IT_CGROUPS").as_deref() {
+        Ok("v2") => CgroupUse::OnlyV2,
+        Ok("none") => CgroupUse::None,
+        _ => CgroupUse::All,
+    };
+    RuntimeOptions { cgroups }
 }
 
 /// The mount that shows the test binary inside.
@@ -174,10 +134,14 @@ pub fn probe_mount() -> HostMount {
     HostMount { source, target: PathBuf::from(PROBE), writable: false }
 }
 
+/// All that this process holds, but for its mounts, which are its own after the start.
+fn everything() -> Scope {
+    Scope::new().without("mount").without("thread")
+}
+
 /// Counts all that this process holds, for the comparison of before the start with after the stop.
-pub fn census_of_everything(zygote: Option<u32>) -> Census {
-    let scope = Scope::new().without("mount").without("thread");
-    Census::of(&zygote.map_or(scope.clone(), |pid| scope.with_zygote(pid)))
+pub fn census_of_everything() -> Census {
+    Census::of(&everything())
 }
 
 /// Stops the runtime and compares with what was before it.
@@ -185,7 +149,7 @@ pub fn stop(fixture: Arc<Fixture>, before: &Census) -> Result<(), String> {
     let Some(Fixture { runtime: Ok(runtime), .. }) = Arc::into_inner(fixture) else { return Ok(()) };
     let runtime = Arc::into_inner(runtime).ok_or("the runtime is still in use")?;
     runtime.stop().map_err(|error| error.to_string())?;
-    let left = before.settled(&Scope::new().without("mount").without("thread"), PATIENCE);
+    let left = before.settled(&everything(), PATIENCE);
     if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
 }
 
@@ -223,10 +187,9 @@ impl DerefMut for Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if let Some(sandbox) = self.sandbox.take() {
-            if let Err(error) = sandbox.destroy(self.runtime) {
-                eprintln!("cannot destroy a sandbox: {error}");
-            }
+        let destroyed = self.sandbox.take().map(|sandbox| sandbox.destroy(self.runtime));
+        if let Some(Err(error)) = destroyed {
+            eprintln!("cannot destroy a sandbox: {error}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `FULGURITE_IT_RUNS` says how many runs there are in all; `FULGURITE_IT_HEAVY=1` lets the test of a thousand
 //! sandboxes run, which wants a quiet machine with memory to spare.
-use crate::fixture::{Checked, Command, Fixture, PATIENCE, Test, alone, check, contains, nothing, same};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, check, contains, nothing, same};
+use crate::registry::{Test, alone, apart};
 use crate::starting::victim;
 use fulgurite_sandbox::testing::{Census, Scope};
 
@@ -17,7 +18,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         alone("growth::many_runs_leave_nothing", many_runs_leave_nothing),
         alone("growth::many_sandboxes_leave_nothing", many_sandboxes_leave_nothing),
-        alone("growth::a_thousand_idle_sandboxes", a_thousand_idle_sandboxes).as_root(),
+        apart("growth::a_thousand_idle_sandboxes", a_thousand_idle_sandboxes).with_patience(),
     ]
 }
 
@@ -39,10 +40,10 @@ fn many_runs_leave_nothing(fixture: &Fixture) -> Checked {
     ];
     let first = fixture.sandbox()?;
     drop(first);
-    let outside = Census::of(&everything(fixture));
+    let outside = Census::at_rest(&everything(fixture), PATIENCE);
     for _ in 0..SANDBOXES {
         let mut sandbox = fixture.sandbox()?;
-        let with_it = Census::of(&everything(fixture));
+        let with_it = Census::at_rest(&everything(fixture), PATIENCE);
         for run in 0..runs {
             // Every sixteenth run is one of the heavier ones.
             let command = if run % 16 == 15 { &commands[1 + run / 16 % 2] } else { &commands[0] };
@@ -60,7 +61,7 @@ fn many_runs_leave_nothing(fixture: &Fixture) -> Checked {
 
 fn many_sandboxes_leave_nothing(fixture: &Fixture) -> Checked {
     drop(fixture.sandbox()?);
-    let before = Census::of(&everything(fixture));
+    let before = Census::at_rest(&everything(fixture), PATIENCE);
     for round in 0..100 {
         let mut sandbox = fixture.sandbox()?;
         if round % 2 == 0 {
@@ -71,10 +72,6 @@ fn many_sandboxes_leave_nothing(fixture: &Fixture) -> Checked {
 }
 
 fn a_thousand_idle_sandboxes(_: &Fixture) -> Checked {
-    if std::env::var_os("FULGURITE_IT_HEAVY").is_none() {
-        eprintln!("SKIP growth::a_thousand_idle_sandboxes: FULGURITE_IT_HEAVY is not set");
-        return Ok(());
-    }
     let count = number("FULGURITE_IT_SANDBOXES", MANY);
     let text = victim(&["many", &count.to_string()])?.finish()?;
     for line in text.lines() {

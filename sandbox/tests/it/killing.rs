@@ -1,5 +1,6 @@
 //! Death is a barrier: when a run is over, nobody is left.
-use crate::fixture::{Checked, Command, Fixture, PATIENCE, Test, alone, check, memory_file, same, test};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, check, memory_file, same};
+use crate::registry::{Test, alone, test};
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::testing::{descendants_of, settles};
 use std::io::Read;
@@ -19,7 +20,7 @@ pub fn tests() -> Vec<Test> {
         ),
         alone("killing::daemons_are_killed_and_counted", daemons_are_killed_and_counted),
         test("killing::what_has_ended_by_itself_is_no_straggler", what_has_ended_by_itself_is_no_straggler),
-        alone("killing::a_fork_bomb_ends_quietly", a_fork_bomb_ends_quietly),
+        alone("killing::a_fork_bomb_ends_quietly", a_fork_bomb_ends_quietly).with_limits(),
         alone("killing::a_stopped_action_is_killed_as_well", a_stopped_action_is_killed_as_well),
     ]
 }

@@ -5,6 +5,9 @@
 //!      ├► victim? a process that is to be killed        (it victim …)
 //!      └► Runtime::start, while there is one thread ─► the tests, one after the other ─► Runtime::stop ─► census
 //! ```
+//! An ordinary user's runtime lives in a user namespace; the tests that start runtimes in processes of their own then
+//! run in a second process first, with a summary of its own.
+//!
 //! Tests run one after the other unless `--test-threads` says otherwise; those that count things for themselves are
 //! alone even then. After each test the census must be what it was before.
 mod crashes;
@@ -18,6 +21,7 @@ mod network;
 mod overlay;
 mod pools;
 mod probe;
+mod registry;
 mod running;
 mod snapshots;
 mod starting;
@@ -25,7 +29,12 @@ mod victim;
 mod views;
 
 use fixture::Fixture;
+use fulgurite_sandbox::host;
+use registry::{Part, Test};
 use std::process::ExitCode;
+
+/// Set in the process of an ordinary user that has no runtime of its own.
+const OUTSIDE: &str = "FULGURITE_IT_OUTSIDE";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -36,9 +45,38 @@ fn main() -> ExitCode {
     }
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    let before = fixture::census_of_everything(None);
-    let fixture = if arguments.list { Fixture::absent() } else { Fixture::start() };
-    let trials = [
+    if arguments.list {
+        return run(&arguments, Part::Listing);
+    }
+    if host::is_administrator() {
+        return run(&arguments, Part::All);
+    }
+    // An ordinary user's runtime takes its process into a user namespace, in which no other runtime can start.
+    if std::env::var_os(OUTSIDE).is_some() {
+        return run(&arguments, Part::Outside);
+    }
+    let outside = starting::another(OUTSIDE);
+    let inside = run(&arguments, Part::Inside);
+    if outside { inside } else { ExitCode::FAILURE }
+}
+
+fn run(arguments: &libtest_mimic::Arguments, part: Part) -> ExitCode {
+    let before = fixture::census_of_everything();
+    let has_runtime = matches!(part, Part::All | Part::Inside);
+    let fixture = if has_runtime { Fixture::start() } else { Fixture::absent() };
+    let trials = all_tests().filter_map(|test| test.into_trial(&fixture, part)).collect();
+    let conclusion = libtest_mimic::run(arguments, trials);
+    match fixture::stop(fixture, &before) {
+        Ok(()) => conclusion.exit_code(),
+        Err(left) => {
+            eprintln!("LEAK after the last test:\n{left}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn all_tests() -> impl Iterator<Item = Test> {
+    let tests = [
         running::tests(),
         killing::tests(),
         limits::tests(),
@@ -53,13 +91,5 @@ fn main() -> ExitCode {
         snapshots::tests(),
         growth::tests(),
     ];
-    let trials = trials.into_iter().flatten().map(|test| test.into_trial(&fixture)).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    match fixture::stop(fixture, &before) {
-        Ok(()) => conclusion.exit_code(),
-        Err(left) => {
-            eprintln!("LEAK after the last test:\n{left}");
-            ExitCode::FAILURE
-        }
-    }
+    tests.into_iter().flatten()
 }

@@ -1,5 +1,6 @@
 //! What of the network an action sees.
-use crate::fixture::{Checked, Command, Fixture, Test, check, same, test};
+use crate::fixture::{Checked, Command, Fixture, check, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use libtest_mimic::Failed;
 

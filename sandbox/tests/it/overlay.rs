@@ -1,5 +1,6 @@
 //! The layer takes what an action writes; the input tree stays as it was.
-use crate::fixture::{Checked, Command, Fixture, Test, c, check, same, test};
+use crate::fixture::{Checked, Command, Fixture, c, check, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::layer::{self, Layers};
 use fulgurite_sandbox::sandbox::Sandbox;
 use libtest_mimic::Failed;

@@ -1,5 +1,6 @@
 //! Leases: whose sandbox it is, how many there may be, and what becomes of those that are not sound.
-use crate::fixture::{Checked, Command, Fixture, PATIENCE, Test, alone, check, memory_file, nothing, same};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, check, memory_file, nothing, same};
+use crate::registry::{Test, alone};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Lease, Pool, PoolOptions};
@@ -19,7 +20,7 @@ pub fn tests() -> Vec<Test> {
         alone("pools::another_spec_makes_room", another_spec_makes_room),
         alone("pools::a_lease_waits_for_one_to_be_given_back", a_lease_waits_for_one_to_be_given_back),
         alone("pools::one_that_died_is_replaced", one_that_died_is_replaced),
-        alone("pools::one_that_ran_out_of_memory_can_be_used_again", out_of_memory_is_no_end),
+        alone("pools::one_that_ran_out_of_memory_can_be_used_again", out_of_memory_is_no_end).with_limits(),
         alone("pools::many_threads_lease_at_once", many_threads_lease_at_once),
     ]
 }

@@ -1,5 +1,6 @@
 //! What a command gets and what it gives back: streams, environment, directory, exit code.
-use crate::fixture::{Checked, Command, Fixture, Test, c, check, contains, memory_file, same, test};
+use crate::fixture::{Checked, Command, Fixture, c, check, contains, memory_file, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::sys::Errno;
 use libtest_mimic::Failed;

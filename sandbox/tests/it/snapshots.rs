@@ -1,5 +1,6 @@
 //! Plans as text, compared with what was reviewed: `BLESS=1` writes them anew.
-use crate::fixture::{Checked, Fixture, Test, check, pure};
+use crate::fixture::{Checked, Fixture, check};
+use crate::registry::{Test, pure};
 use fulgurite_sandbox::harden::Level;
 use fulgurite_sandbox::host::{EntryKind, Features, HostEntry, Support};
 use fulgurite_sandbox::plan::compile::compile;

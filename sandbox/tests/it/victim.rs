@@ -2,8 +2,8 @@
 //!
 //! `it victim ROLE`: says what it has on standard output, one word and then numbers a line; ends when its standard
 //! input ends, unless it is killed before.
-use crate::fixture::{Command, probe_mount};
-use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions, Template};
+use crate::fixture::{Command, options, probe_mount};
+use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::Sandbox;
 use fulgurite_sandbox::spec::SandboxSpec;
 use fulgurite_sandbox::testing::{Census, Scope, is_alive, settles};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 type Played = Result<(), Box<dyn Error>>;
+
+/// What is done with a sandbox between two runs.
+type Between = fn(Sandbox, &Runtime, &Arc<Template>) -> Result<Sandbox, Box<dyn Error>>;
 
 /// Runs a role.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -57,7 +60,7 @@ fn wait_for_the_end() -> Played {
 }
 
 fn start() -> Result<(Runtime, Arc<Template>), Box<dyn Error>> {
-    let runtime = Runtime::start(&RuntimeOptions::default())?;
+    let runtime = Runtime::start(&options())?;
     let template = runtime.template(&spec())?;
     Ok((runtime, template))
 }
@@ -84,7 +87,7 @@ fn running() -> Played {
 }
 
 /// Runs and resets, and does something else in between, until it is killed. Says `ready` each time.
-fn looping(between: fn(Sandbox, &Runtime, &Arc<Template>) -> Result<Sandbox, Box<dyn Error>>) -> Played {
+fn looping(between: Between) -> Played {
     let (runtime, template) = start()?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     loop {
@@ -138,6 +141,7 @@ fn stop() -> Played {
         }
         sandbox.destroy(&runtime)?;
     }
+    drop(template);
     runtime.stop()?;
     left_since(&before)?;
     say("nothing");
@@ -147,7 +151,7 @@ fn stop() -> Played {
 fn with_threads() -> Played {
     let (sender, receiver) = std::sync::mpsc::sync_channel::<()>(1);
     let thread = std::thread::spawn(move || receiver.recv());
-    let answer = Runtime::start(&RuntimeOptions::default());
+    let answer = Runtime::start(&options());
     drop(sender);
     let _ = thread.join();
     match answer {
@@ -161,7 +165,7 @@ fn with_threads() -> Played {
 
 fn without_cgroups() -> Played {
     let before = census();
-    let runtime = Runtime::start(&RuntimeOptions { cgroups: fulgurite_sandbox::runtime::CgroupUse::None })?;
+    let runtime = Runtime::start(&RuntimeOptions { cgroups: CgroupUse::None })?;
     let template = runtime.template(&spec())?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     let ran = Command::probe(&["burn", "100"]).run(&mut sandbox);
@@ -172,6 +176,7 @@ fn without_cgroups() -> Played {
     command.limits.pids_max = Some(100);
     say(&format!("limited {}", command.run(&mut sandbox).outcome.end));
     sandbox.destroy(&runtime)?;
+    drop(template);
     runtime.stop()?;
     left_since(&before)?;
     say("nothing");
@@ -195,6 +200,7 @@ fn without_its_zygote() -> Played {
         Ok(_) => return Err("a sandbox without a zygote".into()),
         Err(error) => say(&format!("create {error}")),
     }
+    drop(template);
     let stopped = runtime.stop();
     say(&format!("stopped {}", stopped.is_ok()));
     left_since(&before)?;
@@ -202,9 +208,11 @@ fn without_its_zygote() -> Played {
     Ok(())
 }
 
-/// Memory that could be had at once, in KiB.
-fn available_kib() -> u64 {
-    field(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")
+/// Memory in use by the whole machine: what cannot be had at once, and what the kernel holds for itself, in KiB.
+fn used_kib() -> [u64; 2] {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kernel = ["Slab:", "KernelStack:", "PageTables:", "Percpu:"].map(|name| field(&text, name));
+    [field(&text, "MemTotal:") - field(&text, "MemAvailable:"), kernel.iter().sum()]
 }
 
 fn field(text: &str, name: &str) -> u64 {
@@ -219,11 +227,18 @@ fn proportional_kib() -> u64 {
     pids.iter().map(|pid| field(&rollup(pid), "Pss:")).sum()
 }
 
+/// The middle one of some durations.
+fn median(part: &[Duration]) -> Duration {
+    let mut part = part.to_vec();
+    part.sort_unstable();
+    part.get(part.len() / 2).copied().unwrap_or_default()
+}
+
 /// Makes many idle sandboxes, says what they cost, and takes them apart.
 fn many(count: usize) -> Played {
     let before = census();
     let (runtime, template) = start()?;
-    let (free, share) = (available_kib(), proportional_kib());
+    let (used, share) = (used_kib(), proportional_kib());
     let mut sandboxes = Vec::with_capacity(count);
     let mut costs = Vec::with_capacity(count);
     for _ in 0..count {
@@ -231,22 +246,25 @@ fn many(count: usize) -> Played {
         sandboxes.push(Sandbox::create(&runtime, &template)?);
         costs.push(started.elapsed());
     }
-    let processes = Census::take().total("process");
-    let (free, share) = (free.saturating_sub(available_kib()), proportional_kib() - share);
-    say(&format!("count {} {processes}", sandboxes.len()));
-    let per = |kib: u64| kib as f64 / count as f64;
-    say(&format!("memory {:.0} KiB each by MemAvailable, {:.0} KiB each by Pss", per(free), per(share)));
-    let median = |range: std::ops::Range<usize>| {
-        let mut part: Vec<_> = costs.get(range).unwrap_or(&[]).to_vec();
-        part.sort_unstable();
-        part.get(part.len() / 2).copied().unwrap_or_default()
-    };
-    let last = count.saturating_sub(11)..count.saturating_sub(1);
-    say(&format!("creation {:?} for the 10th to 20th, {:?} for the last ten", median(10..20), median(last)));
+    let (used_now, share_now) = (used_kib(), proportional_kib());
+    say(&format!("count {} {}", sandboxes.len(), Census::take().total("process")));
+    let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / count as f64;
+    say(&format!(
+        "memory of each in KiB: {:.0} by MemAvailable, {:.0} in processes (Pss), {:.0} in the kernel",
+        each(used[0], used_now[0]),
+        each(share, share_now),
+        each(used[1], used_now[1]),
+    ));
+    let hundreds: Vec<String> = costs.chunks(100).map(|part| format!("{:?}", median(part))).collect();
+    let (early, late) =
+        (costs.get(10..20).unwrap_or(&[]), costs.get(count.saturating_sub(10)..).unwrap_or(&[]));
+    say(&format!("creation {:?} for the 10th to 20th, {:?} for the last ten", median(early), median(late)));
+    say(&format!("creation by hundreds: {}", hundreds.join(" ")));
     let started = Instant::now();
     for sandbox in sandboxes {
         sandbox.destroy(&runtime)?;
     }
+    drop(template);
     runtime.stop()?;
     say(&format!("teardown {:?}", started.elapsed()));
     left_since(&before)?;

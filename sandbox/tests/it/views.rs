@@ -1,5 +1,6 @@
 //! What an action sees of the host, and what it does not.
-use crate::fixture::{Checked, Command, Fixture, PROBE, Test, check, contains, same, test};
+use crate::fixture::{Checked, Command, Fixture, PROBE, check, contains, same};
+use crate::registry::{Test, test};
 use fulgurite_sandbox::spec::{HostMount, Identity, RootView, SandboxSpec};
 use libtest_mimic::Failed;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -125,7 +126,8 @@ fn a_writable_mount_reaches_the_host(fixture: &Fixture) -> Checked {
     same(std::fs::read_to_string(directory.path().join("file"))?.as_str(), "hello\n", "the file")?;
     sandbox.reset()?;
     // No program that runs as somebody else can be left for the host.
-    let script = "cp /bin/true /data/out/t && chmod 4755 /data/out/t 2>/dev/null; /data/out/t && stat -c %a /data/out/t";
+    let script = "cp /bin/true /data/out/t && chmod 4755 /data/out/t 2>/dev/null; \
+                  /data/out/t && stat -c %a /data/out/t";
     same(Command::sh(script).run(&mut sandbox).succeeded()?.as_str(), "755", "mode")?;
     let owner = std::fs::metadata(directory.path().join("t"))?.uid();
     check(owner != 0 || !fixture.runtime().features().privileged, "root owns what the action wrote")
