@@ -24,6 +24,13 @@ pub enum End {
     },
     /// The owner asked for it to be killed.
     Canceled,
+    /// What was asked for cannot be had here, or not at all; nothing was run.
+    Refused {
+        /// Why.
+        why: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
     /// The command could not be started: not found, not executable, no such directory.
     NotStarted {
         /// What failed, in words.
@@ -68,6 +75,7 @@ impl fmt::Display for End {
                 }
             }
             End::Canceled => f.write_str("canceled"),
+            End::Refused { why, .. } => f.write_str(why),
             End::NotStarted { failure, .. } => write!(f, "not started: {failure}"),
             End::Lost { why } => write!(f, "lost: {why}"),
         }

@@ -6,20 +6,21 @@
 //! ```
 //! `run` returns when all is *quiet*: no process of the action is left and none can come. The reset goes on in the
 //! sandbox's init while the caller already has its outcome.
-use crate::cgroup::{self, Limits};
+use crate::action::candidates;
+pub use crate::action::{Action, Killer};
+use crate::cgroup::{self, CgroupError, Limits};
 use crate::init::request;
-use crate::init::wire::{Exited, FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
-use crate::outcome::{End, Outcome, Times, Usage};
-use crate::plan::Op;
+use crate::init::wire::{FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
+use crate::outcome::{End, Outcome};
 use crate::runtime::{Runtime, SandboxError, Template, sealed};
 use crate::seat::Seat;
 use crate::sys::{Errno, message};
-use crate::zygote::ZygoteError;
+use crate::verdict::{self, Facts, Waited};
+use crate::zygote::{Wanted, ZygoteError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
-use rustix::time::{ClockId, Timespec, clock_gettime};
-use std::ffi::CString;
+use rustix::time::Timespec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,61 +31,6 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(5);
 const SEATS_TRIED_MAX: usize = 3;
 /// How long a sandbox may take to be made or reset.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-
-/// What to run, in which surroundings.
-#[derive(Debug)]
-pub struct Action<'a> {
-    /// The command and its arguments. A command without a slash is looked for in the PATH of `variables`.
-    pub arguments: &'a [CString],
-    /// The whole environment, as `NAME=value`.
-    pub variables: &'a [CString],
-    /// Where it starts, as seen inside.
-    pub directory: &'a std::ffi::CStr,
-    /// Standard input.
-    pub stdin: BorrowedFd<'a>,
-    /// Standard output.
-    pub stdout: BorrowedFd<'a>,
-    /// Standard error.
-    pub stderr: BorrowedFd<'a>,
-    /// A detached mount to attach at /work.
-    pub work: Option<BorrowedFd<'a>>,
-    /// Limits of this action.
-    pub limits: &'a Limits,
-    /// When to kill it.
-    pub timeout: Option<Duration>,
-    /// How long it may go on after SIGTERM before it is killed; zero: it is killed at once.
-    pub kill_delay: Duration,
-    /// Standard input is a terminal that shall be the action's controlling one.
-    pub terminal: bool,
-    /// Fault injection: the step of the plan that shall fail; 0 for none.
-    pub fail_at: u32,
-}
-
-/// Kills one run of a sandbox, from any thread: the next one if none is running. Once that run is over it does nothing.
-#[derive(Clone, Debug)]
-pub struct Killer {
-    control: Arc<OwnedFd>,
-    generation: u32,
-    canceled: Arc<AtomicBool>,
-}
-
-impl Killer {
-    /// Kills everything of the run; it then ends as [`End::Canceled`].
-    pub fn kill(&self) {
-        self.canceled.store(true, Ordering::Release);
-        self.kill_silently();
-    }
-
-    fn kill_silently(&self) {
-        // A sandbox that has ended has nothing to kill.
-        let _ = ToInit::Kill { generation: self.generation }.send(self.control.as_fd(), &[]);
-    }
-
-    /// Sends a signal to the leader of the run.
-    pub fn signal(&self, number: i32) {
-        let _ = ToInit::Signal { generation: self.generation, number }.send(self.control.as_fd(), &[]);
-    }
-}
 
 /// What a sandbox can do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,12 +66,12 @@ impl Sandbox {
             match Sandbox::create_in(runtime.seats.take()?, template, 0) {
                 Ok(sandbox) => return Ok(sandbox),
                 Err((error @ SandboxError::Zygote(ZygoteError::Gone { .. }), seat)) => {
-                    let _ = runtime.seats.discard(seat);
+                    let _ = runtime.seats.discard(*seat);
                     last = Some(error);
                 }
                 Err((error, seat)) => {
                     // The seat is as it was; the first error is the one that counts.
-                    let _ = runtime.seats.give_back(seat);
+                    let _ = runtime.seats.give_back(*seat);
                     return Err(error);
                 }
             }
@@ -141,9 +87,9 @@ impl Sandbox {
         seat: Seat,
         template: &Arc<Template>,
         fail_at: u32,
-    ) -> Result<Sandbox, (SandboxError, Seat)> {
+    ) -> Result<Sandbox, (SandboxError, Box<Seat>)> {
         match hatch(&seat, template, fail_at) {
-            Err(error) => Err((error, seat)),
+            Err(error) => Err((error, Box::new(seat))),
             Ok((control, pid, pidfd)) => {
                 let mut sandbox = Sandbox {
                     template: template.clone(),
@@ -156,7 +102,7 @@ impl Sandbox {
                 };
                 match sandbox.finish_reset() {
                     Ok(()) => Ok(sandbox),
-                    Err(error) => Err((error, sandbox.tear_down())),
+                    Err(error) => Err((error, Box::new(sandbox.tear_down()))),
                 }
             }
         }
@@ -206,15 +152,26 @@ impl Sandbox {
             self.next_generation();
             return Outcome { end: End::Canceled, quiet: true, ..Outcome::lost("") };
         }
-        self.state = State::Broken;
-        if let Err(error) = self.start(action) {
-            return Outcome::lost(error.to_string());
+        match self.start(action) {
+            Ok(()) => {}
+            Err(NotBegun::Refused { why, hint }) => {
+                return Outcome { end: End::Refused { why, hint }, quiet: true, ..Outcome::lost("") };
+            }
+            Err(NotBegun::Failed(error)) => {
+                self.state = State::Broken;
+                return Outcome::lost(error.to_string());
+            }
         }
         let waited = self.wait(action);
-        let mut outcome = self.conclude(&waited, action);
+        let facts = Facts {
+            counted: self.counted().unwrap_or_default(),
+            quiet: self.is_quiet(),
+            canceled: self.canceled.load(Ordering::Acquire),
+        };
+        let mut outcome = verdict::conclude(&waited, &facts, action, &self.template.plan);
         self.next_generation();
         if let Waited::Exited { report, .. } = &waited {
-            outcome.times = times(report, called);
+            outcome.times = verdict::times(report, called);
             if outcome.quiet && !matches!(outcome.end, End::Lost { .. }) {
                 self.state = State::Used;
             }
@@ -228,19 +185,16 @@ impl Sandbox {
         self.canceled = Arc::new(AtomicBool::new(false));
     }
 
-    fn start(&mut self, action: &Action<'_>) -> Result<(), SandboxError> {
-        if let Some(cgroup) = self.seat.cgroup.as_mut() {
-            cgroup.set_limits(action.limits)?;
-        } else if *action.limits != Limits::default() {
-            return Err(SandboxError::Host {
-                why: "limits were asked for, and this user can make no cgroup".to_owned(),
-                remedy: Some("systemd-run --user --scope -p Delegate=yes …".to_owned()),
-            });
-        }
-        let candidates = candidates(action);
-        let bytes = request::encode(&candidates, action.arguments, action.variables, action.directory)
-            .map_err(SandboxError::system("pass the command and its environment"))?;
-        let request = sealed("fulgurite-request", &bytes).map_err(SandboxError::system("make a memfd"))?;
+    fn start(&mut self, action: &Action<'_>) -> Result<(), NotBegun> {
+        let request =
+            request::encode(&candidates(action), action.arguments, action.variables, action.directory)
+                .map_err(|errno| NotBegun::Refused {
+                    why: format!("cannot pass the command and its environment: {errno}"),
+                    hint: None,
+                })?;
+        self.set_limits(action.limits)?;
+        self.state = State::Broken;
+        let request = sealed("fulgurite-request", &request).map_err(SandboxError::system("make a memfd"))?;
         let mut descriptors = vec![request.as_fd(), action.stdin, action.stdout, action.stderr];
         let mut flags = 0;
         if let Some(work) = action.work {
@@ -254,6 +208,26 @@ impl Sandbox {
         run.send(self.control.as_fd(), &descriptors).map_err(|errno| match errno {
             Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
             errno => SandboxError::System { what: "start the action".to_owned(), errno },
+        })?;
+        Ok(())
+    }
+
+    /// A limit that cannot be had is the request's fault, and the sandbox stays as it is.
+    fn set_limits(&mut self, limits: &Limits) -> Result<(), NotBegun> {
+        let Some(cgroup) = self.seat.cgroup.as_mut() else {
+            if *limits == Limits::default() {
+                return Ok(());
+            }
+            return Err(NotBegun::Refused {
+                why: "cannot apply limits: there is no cgroup for this sandbox".to_owned(),
+                hint: Some("run as root, or under: systemd-run --user --scope -p Delegate=yes".to_owned()),
+            });
+        };
+        cgroup.set_limits(limits).map_err(|error| match error {
+            CgroupError::InvalidLimit { .. } | CgroupError::LimitUnavailable { .. } => {
+                NotBegun::Refused { why: error.to_string(), hint: None }
+            }
+            error => NotBegun::Failed(error.into()),
         })
     }
 
@@ -313,45 +287,6 @@ impl Sandbox {
         FromInit::receive(self.control.as_fd(), true)
     }
 
-    fn conclude(&mut self, waited: &Waited, action: &Action<'_>) -> Outcome {
-        let counted = self.counted();
-        let mut outcome = Outcome::lost("");
-        outcome.usage = usage(waited, counted.as_ref());
-        let ran_out = outcome.usage.oom_kills.is_some_and(|kills| kills > 0);
-        let out_of_memory = End::OutOfMemory {
-            peak_bytes: outcome.usage.memory_peak_bytes,
-            limit_bytes: action.limits.memory_bytes_max,
-        };
-        outcome.end = match waited {
-            Waited::Gone if ran_out => out_of_memory,
-            Waited::Gone => End::Lost { why: "the sandbox's init has ended".to_owned() },
-            Waited::Unkillable => {
-                let patience = 2 * QUIET_PATIENCE.as_secs();
-                End::Lost {
-                    why: format!(
-                        "the action cannot be killed: still there after {patience} s, left to the kernel"
-                    ),
-                }
-            }
-            Waited::Failed { step, errno } => {
-                let failure = self.template.plan.failure(*step, Errno::from_raw_os_error(*errno));
-                End::Lost { why: failure.to_string() }
-            }
-            Waited::Exited { report, timed_out } => {
-                outcome.stragglers = report.stragglers;
-                outcome.quiet = self.is_quiet();
-                if ran_out {
-                    out_of_memory
-                } else if self.canceled.load(Ordering::Acquire) {
-                    End::Canceled
-                } else {
-                    end_of(report, *timed_out, action, &self.template)
-                }
-            }
-        };
-        outcome
-    }
-
     fn counted(&self) -> Option<cgroup::Usage> {
         self.seat.cgroup.as_ref()?.usage().ok()
     }
@@ -401,11 +336,12 @@ impl Sandbox {
         }
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if let Some(cgroup) = self.seat.cgroup.as_mut() {
-            if !cgroup.resets_peak() && cgroup.action_leaf_fd().is_some() {
-                cgroup.renew_action_leaf()?;
-                renewed.extend(cgroup.action_leaf_fd());
-            }
+        if let Some(cgroup) = self.seat.cgroup.as_mut()
+            && !cgroup.resets_peak()
+            && cgroup.action_leaf_fd().is_some()
+        {
+            cgroup.renew_action_leaf()?;
+            renewed.extend(cgroup.action_leaf_fd());
         }
         ToInit::Reset { fail_at }
             .send(self.control.as_fd(), &renewed)
@@ -487,6 +423,20 @@ impl Drop for InitProcess {
     }
 }
 
+/// Why a run did not begin.
+enum NotBegun {
+    /// The request cannot be honored; the sandbox is as it was.
+    Refused { why: String, hint: Option<String> },
+    /// The sandbox failed.
+    Failed(SandboxError),
+}
+
+impl From<SandboxError> for NotBegun {
+    fn from(error: SandboxError) -> Self {
+        NotBegun::Failed(error)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
@@ -495,91 +445,17 @@ enum Stage {
     GroupKilled,
 }
 
-enum Waited {
-    Exited { report: Exited, timed_out: bool },
-    Failed { step: u32, errno: i32 },
-    Gone,
-    Unkillable,
-}
-
 fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32, OwnedFd), SandboxError> {
     let (ours, theirs) = message::pair().map_err(SandboxError::system("make a control socket"))?;
     let cgroups = seat.cgroup.as_ref().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
-    let hatched = seat.zygote.spawn(
-        &template.plan,
-        template.encoded.as_fd(),
-        template.view,
-        theirs.as_fd(),
+    let hatched = seat.zygote.spawn(&Wanted {
+        plan: &template.plan,
+        encoded: template.encoded.as_fd(),
+        view: template.view,
+        control: theirs.as_fd(),
         cgroups,
-        seat.ids,
+        ids: seat.ids,
         fail_at,
-    )?;
+    })?;
     Ok((ours, hatched.pid, hatched.pidfd))
-}
-
-fn end_of(report: &Exited, timed_out: bool, action: &Action<'_>, template: &Template) -> End {
-    if report.failed_step != 0 {
-        let failure =
-            template.plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
-        let step = template.plan.steps.get(report.failed_step as usize - 1).map(|step| &step.op);
-        return End::NotStarted { failure, is_command: matches!(step, Some(Op::Exec)) };
-    }
-    let (exited, signal) = (report.status & 0x7f == 0, report.status & 0x7f);
-    match (timed_out, action.timeout) {
-        // A command that makes use of its grace ends as it likes.
-        (true, Some(limit)) if !exited || action.kill_delay.is_zero() => End::TimedOut { limit },
-        _ if exited => End::Exited((report.status >> 8) & 0xff),
-        _ => End::Signaled(signal),
-    }
-}
-
-/// The paths to try for the command, as execvp(3) does.
-fn candidates(action: &Action<'_>) -> Vec<CString> {
-    let Some(command) = action.arguments.first() else { return Vec::new() };
-    if command.to_bytes().contains(&b'/') || command.is_empty() {
-        return vec![command.clone()];
-    }
-    let path = action
-        .variables
-        .iter()
-        .find_map(|variable| variable.to_bytes().strip_prefix(b"PATH="))
-        .unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
-    let join = |directory: &[u8]| {
-        let mut path = if directory.is_empty() { b".".to_vec() } else { directory.to_vec() };
-        path.push(b'/');
-        path.extend_from_slice(command.to_bytes());
-        CString::new(path).ok()
-    };
-    path.split(|byte| *byte == b':').filter_map(join).collect()
-}
-
-fn usage(waited: &Waited, counted: Option<&cgroup::Usage>) -> Usage {
-    let report = match waited {
-        Waited::Exited { report, .. } => *report,
-        _ => Exited::default(),
-    };
-    let counted = counted.copied().unwrap_or_default();
-    Usage {
-        cpu_user_us: counted.cpu_user_us.unwrap_or(report.user_us),
-        cpu_system_us: counted.cpu_system_us.unwrap_or(report.system_us),
-        cpu_from_cgroup: counted.cpu_user_us.is_some(),
-        memory_peak_bytes: counted
-            .memory_peak_bytes
-            .or((report.max_rss_bytes != 0).then_some(report.max_rss_bytes)),
-        memory_from_cgroup: counted.memory_peak_bytes.is_some(),
-        oom_kills: counted.oom_kills,
-        pids_denied: counted.pids_denied,
-    }
-}
-
-fn times(report: &Exited, called: Instant) -> Times {
-    let span = |from: u64, to: u64| to.saturating_sub(from) / 1000;
-    let total = called.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
-    let now = clock_gettime(ClockId::Monotonic);
-    let now_ns = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
-        + u64::try_from(now.tv_nsec).unwrap_or(0);
-    let run_us = span(report.started_ns, report.ended_ns);
-    let quiet_us = span(report.ended_ns, report.quiet_ns);
-    let collect_us = span(report.quiet_ns, now_ns);
-    Times { start_us: total.saturating_sub(run_us + quiet_us + collect_us), run_us, quiet_us, collect_us }
 }

@@ -179,12 +179,11 @@ impl Seats {
         let Seat { index, zygote, cgroup, zygote_place, .. } = seat;
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = zygote_place {
-                if let Some(shared) =
+            if let Some(place) = zygote_place
+                && let Some(shared) =
                     state.shared.iter_mut().find(|shared| Arc::ptr_eq(&shared.zygote, &zygote))
-                {
-                    shared.free.push(place);
-                }
+            {
+                shared.free.push(place);
             }
         }
         // A zygote of its own ends here, before its cgroup is removed.
@@ -200,18 +199,25 @@ impl Seats {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).free_indexes.push(index);
     }
 
-    pub(crate) fn stop(self) -> Result<(), SandboxError> {
+    /// Takes all spare seats apart, with their cgroups and zygotes.
+    ///
+    /// # Errors
+    /// As [`Seats::discard`]; the first one.
+    pub fn trim(&self) -> Result<(), SandboxError> {
         let spare = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).spare);
-        for seat in spare {
-            self.discard(seat)?;
-        }
+        spare.into_iter().map(|seat| self.discard(seat)).fold(Ok(()), Result::and)
+    }
+
+    pub(crate) fn stop(self) -> Result<(), SandboxError> {
+        let trimmed = self.trim();
         let Seats { zygote, tree, state, .. } = self;
         drop(state);
         drop(zygote);
-        match tree {
-            Some(tree) => Ok(tree.destroy()?),
+        let destroyed = match tree {
+            Some(tree) => tree.destroy().map_err(SandboxError::from),
             None => Ok(()),
-        }
+        };
+        trimmed.and(destroyed)
     }
 }
 

@@ -73,13 +73,13 @@ pub fn supervise(signals: BlockedSignals, state_dir: &Path) -> Result<u8, Failur
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Failure::new(format!("cannot wait for the command: {errno}"))),
         }
-        if !events[0].revents().is_empty() {
-            if let Some(code) = told_code(&front) {
-                eprintln!(
-                    "fulgurite: kept as {id} (hint: fulgurite enter {id}, then fulgurite enter --remove {id})"
-                );
-                return Ok(code);
-            }
+        if !events[0].revents().is_empty()
+            && let Some(code) = told_code(&front)
+        {
+            eprintln!(
+                "fulgurite: kept as {id} (hint: fulgurite enter {id}, then fulgurite enter --remove {id})"
+            );
+            return Ok(code);
         }
         if !events[1].revents().is_empty() {
             break worker.code();

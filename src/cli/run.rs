@@ -43,8 +43,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let interruption = signals
         .wait_in_background()
         .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
-    let mut phases = PhaseStats { runtime_us: since(begun), ..PhaseStats::default() };
-    let result = in_sandbox(args, &settings, &runtime, &interruption, keeper, &mut phases, begun);
+    let phases = PhaseStats { runtime_us: since(begun), ..PhaseStats::default() };
+    let job = Job { args, settings: &settings, runtime: &runtime, interruption: &interruption, begun };
+    let result = job.run(keeper, phases);
     // Whatever happened, nothing of the sandbox stays.
     let stopped = match Arc::into_inner(runtime) {
         Some(runtime) => runtime.stop().map_err(Failure::from),
@@ -66,38 +67,14 @@ fn cgroup_use(args: &RunArgs, settings: &RunSettings) -> CgroupUse {
     if wanted { CgroupUse::All } else { CgroupUse::OnlyV2 }
 }
 
-fn in_sandbox(
-    args: &RunArgs,
-    settings: &RunSettings,
-    runtime: &Arc<Runtime>,
-    interruption: &Interruption,
-    keeper: Option<Keeper>,
-    phases: &mut PhaseStats,
+/// What all parts of a run need.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    args: &'a RunArgs,
+    settings: &'a RunSettings,
+    runtime: &'a Arc<Runtime>,
+    interruption: &'a Interruption,
     begun: Instant,
-) -> Result<u8, Failure> {
-    let made = Instant::now();
-    let template = runtime.template(&settings.spec)?;
-    let mut sandbox = Sandbox::create(runtime, &template)?;
-    interruption.watch(sandbox.killer());
-    phases.sandbox_us = since(made);
-    let finished = act(args, settings, runtime, &template, &mut sandbox, phases, begun);
-    let code = match finished {
-        Ok(finished) => finished,
-        Err(failure) => {
-            let _ = sandbox.destroy(runtime);
-            return Err(failure);
-        }
-    };
-    let Finished { code, layer } = code;
-    if let (Some(keeper), true, None) = (keeper, code != 0 && sandbox.is_sound(), interruption.number()) {
-        keeper.keep(&mut sandbox, code, &settings.variables);
-    }
-    let destroyed = sandbox.destroy(runtime);
-    if let Some(layer) = layer {
-        layer.destroy().map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    }
-    destroyed?;
-    Ok(code)
 }
 
 /// What is left when the command is over and its outputs are published.
@@ -106,20 +83,79 @@ struct Finished {
     layer: Option<stage::Layer>,
 }
 
-fn act(
-    args: &RunArgs,
-    settings: &RunSettings,
-    runtime: &Runtime,
-    template: &Arc<Template>,
-    sandbox: &mut Sandbox,
-    phases: &mut PhaseStats,
-    begun: Instant,
-) -> Result<Finished, Failure> {
-    let root = open_root(settings)?;
-    let streams = Streams::open(args.stdin)
-        .map_err(|error| Failure::new(format!("cannot prepare the standard streams: {error}")))?;
-    let owner = output_owner(&root, runtime.features().privileged)?;
-    let mut executed = {
+impl Job<'_> {
+    fn run(self, keeper: Option<Keeper>, mut phases: PhaseStats) -> Result<u8, Failure> {
+        let made = Instant::now();
+        let template = self.runtime.template(&self.settings.spec)?;
+        let mut sandbox = Sandbox::create(self.runtime, &template)?;
+        self.interruption.watch(sandbox.killer());
+        phases.sandbox_us = since(made);
+        let Finished { code, layer } = match self.act(&template, &mut sandbox, phases) {
+            Ok(finished) => finished,
+            Err(failure) => {
+                // The first failure is the one that counts; the next start finds what is left.
+                let _ = sandbox.destroy(self.runtime);
+                return Err(failure);
+            }
+        };
+        if let (Some(keeper), true, None) =
+            (keeper, code != 0 && sandbox.is_sound(), self.interruption.number())
+        {
+            keeper.keep(&mut sandbox, code, &self.settings.variables);
+        }
+        let destroyed = sandbox.destroy(self.runtime);
+        if let Some(layer) = layer {
+            layer.destroy().map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+        }
+        destroyed?;
+        Ok(code)
+    }
+
+    fn act(
+        self,
+        template: &Arc<Template>,
+        sandbox: &mut Sandbox,
+        mut phases: PhaseStats,
+    ) -> Result<Finished, Failure> {
+        let root = open_root(self.settings)?;
+        let owner = output_owner(&root, self.runtime.features().privileged)?;
+        let mut executed = self.execute(&root, owner, sandbox)?;
+        let publishing = Instant::now();
+        let published = hand_over(&mut executed, self.settings, &root, owner);
+        phases.publish_us = since(publishing);
+        tell_undeclared(&executed);
+        if let Some(file) = &self.args.stats {
+            let handed = published.as_ref().ok().and_then(Option::as_ref);
+            let limits = &self.settings.limits;
+            let object = stats(&executed, &template.enforcement, limits, handed, phases, since(self.begun));
+            write_stats(file, &object)?;
+        }
+        let layer = executed.layer.take();
+        let (code, line) = code_of(&executed.outcome.end, self.args);
+        match published {
+            Err(failure) if code == 0 => {
+                // The first failure is the one that counts; what is left is swept at the next start.
+                let _ = layer.map(stage::Layer::destroy);
+                return Err(failure);
+            }
+            Err(failure) => eprintln!("fulgurite: {failure}"),
+            Ok(_) => {}
+        }
+        if let Some(line) = line {
+            eprintln!("fulgurite: {line}{}", look_closer(self.args, &executed));
+        }
+        Ok(Finished { code, layer })
+    }
+
+    fn execute(
+        self,
+        root: &OwnedFd,
+        owner: Option<Owner>,
+        sandbox: &mut Sandbox,
+    ) -> Result<Executed, Failure> {
+        let Job { args, settings, .. } = self;
+        let streams = Streams::open(args.stdin)
+            .map_err(|error| Failure::new(format!("cannot prepare the standard streams: {error}")))?;
         let action = LocalAction {
             view: ViewSpec {
                 exec_root: root.as_fd(),
@@ -139,41 +175,10 @@ fn act(
             list_undeclared: args.list_undeclared,
             owner,
         };
-        execute(runtime, sandbox, &action)
-            .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?
-    };
-    streams.finish();
-    let publishing = Instant::now();
-    let published = hand_over(&mut executed, settings, &root, owner);
-    phases.publish_us = since(publishing);
-    tell_undeclared(&executed);
-    if let Some(file) = &args.stats {
-        let object = stats(
-            &executed,
-            &template.enforcement,
-            &settings.limits,
-            published.as_ref().ok().and_then(Option::as_ref),
-            *phases,
-            since(begun),
-        );
-        write_stats(file, &object)?;
-    }
-    let layer = executed.layer.take();
-    match (published, code_of(&executed.outcome.end, args)) {
-        (Err(failure), (0, _)) => {
-            // The first failure is the one that counts; what is left is swept at the next start.
-            let _ = layer.map(stage::Layer::destroy);
-            Err(failure)
-        }
-        (publish_failure, (code, line)) => {
-            if let Some(line) = line {
-                eprintln!("fulgurite: {line}{}", look_closer(args, &executed));
-            }
-            if let Err(failure) = publish_failure {
-                eprintln!("fulgurite: {failure}");
-            }
-            Ok(Finished { code, layer })
-        }
+        let executed = execute(self.runtime, sandbox, &action)
+            .map_err(|error| Failure::new(error.to_string()).hint(error.hint()));
+        streams.finish();
+        executed
     }
 }
 
@@ -271,6 +276,9 @@ fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
             format!("cannot execute {command}: {why}")
         }
         End::NotStarted { failure, .. } => failure.to_string(),
+        End::Refused { why, hint } => {
+            format!("{why}{}", hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default())
+        }
         other => format!("{command} {other}"),
     });
     match end {
@@ -284,7 +292,7 @@ fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
             _ => (failure::NOT_EXECUTABLE, line),
         },
         End::Canceled => (failure::SIGNAL_BASE + 9, line),
-        End::NotStarted { .. } | End::Lost { .. } => (failure::OWN_FAILURE, line),
+        End::NotStarted { .. } | End::Refused { .. } | End::Lost { .. } => (failure::OWN_FAILURE, line),
     }
 }
 

@@ -73,7 +73,7 @@ pub struct OutputStats {
 /// The whole object.
 #[derive(Debug, Serialize)]
 pub struct Stats {
-    /// `exited`, `signaled`, `timed_out`, `out_of_memory`, `canceled`, `not_started` or `lost`.
+    /// `exited`, `signaled`, `timed_out`, `out_of_memory`, `canceled`, `refused`, `not_started` or `lost`.
     pub outcome: &'static str,
     /// What happened, in words.
     pub message: String,
@@ -116,6 +116,7 @@ fn name_of(end: &End) -> &'static str {
         End::TimedOut { .. } => "timed_out",
         End::OutOfMemory { .. } => "out_of_memory",
         End::Canceled => "canceled",
+        End::Refused { .. } => "refused",
         End::NotStarted { .. } => "not_started",
         End::Lost { .. } => "lost",
     }

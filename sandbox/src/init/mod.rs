@@ -22,7 +22,7 @@ pub mod nursery;
 pub mod request;
 pub mod wire;
 
-use crate::plan::Phase;
+use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use interpret::{Context, Failed};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -104,7 +104,7 @@ fn give_up(control: BorrowedFd<'_>, failed: Failed) -> ! {
 
 fn prepare(context: &mut Context<'_>, control: BorrowedFd<'_>) -> core::result::Result<OwnedFd, Failed> {
     let _ = control;
-    let wrap = |errno| Failed { step: 0, errno };
+    let wrap = |errno| Failed { step: machinery::CREATE, errno };
     process::block_signals().map_err(wrap)?;
     context.run(Phase::Create)?;
     process::child_signal_fd().map_err(wrap)
@@ -120,15 +120,20 @@ impl Init<'_> {
     /// Prepares a lease: private mounts and a waiting process; then says so.
     fn ready(&mut self) -> core::result::Result<(), Failed> {
         self.context.run(Phase::Lease)?;
+        self.context.remember_lease();
+        self.park_and_tell()
+    }
+
+    fn park_and_tell(&mut self) -> core::result::Result<(), Failed> {
         self.park()?;
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
     }
 
     /// Clones the process that becomes the next action.
     fn park(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
-        restart_pids();
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
+        self.context.restart_pids();
         let (ours, theirs) = message::pair().map_err(wrap)?;
         let cgroup = self.in_cgroup.then(|| fixed(CGROUP));
         // SAFETY: init has one thread for its whole life.
@@ -147,7 +152,7 @@ impl Init<'_> {
 
     /// Waits until the process has taken all steps that do not depend on the command, or says which one failed.
     fn await_parked(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
         let mut buffer = [0u8; message::BYTES_MAX];
         let received =
@@ -212,7 +217,7 @@ impl Init<'_> {
                 self.context.fail_at = fail_at;
                 let renewed = descriptors[0].take();
                 let placed = renewed.map_or(Ok(()), |cgroup| place(cgroup.as_fd(), CGROUP));
-                placed.map_err(|errno| Failed { step: 0, errno }).and_then(|()| self.reset())
+                placed.map_err(|errno| Failed { step: machinery::RESET, errno }).and_then(|()| self.reset())
             }
         };
         if let Err(failed) = result {
@@ -231,13 +236,14 @@ impl Init<'_> {
 
     fn signal(&self, generation: u32, number: i32) {
         use rustix::process::{Pid, Signal, kill_process};
-        if self.run.active && !self.run.leader_ended && self.run.generation == generation {
-            if let (Some(pid), Some(signal)) =
+        if self.run.active
+            && !self.run.leader_ended
+            && self.run.generation == generation
+            && let (Some(pid), Some(signal)) =
                 (Pid::from_raw(self.run.leader), Signal::from_named_raw(number))
-            {
-                // The leader is our child and not reaped yet, so that the pid is still its own.
-                let _ = kill_process(pid, signal);
-            }
+        {
+            // The leader is our child and not reaped yet, so that the pid is still its own.
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -249,7 +255,7 @@ impl Init<'_> {
         generation: u32,
     ) -> core::result::Result<(), Failed> {
         let received_ns = now_ns();
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::START, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
@@ -292,11 +298,11 @@ impl Init<'_> {
         }
         // No child is left. A process that is not a child of ours cannot exist once the leader and all that were
         // handed to us are reaped, but that is asked, not believed.
-        if self.run.active && self.run.leader_ended {
-            match process::kill_all_others() {
-                Err(Errno::SRCH) => self.report(),
-                _ => {}
-            }
+        if self.run.active
+            && self.run.leader_ended
+            && let Err(Errno::SRCH) = process::kill_all_others()
+        {
+            self.report();
         }
     }
 
@@ -316,7 +322,7 @@ impl Init<'_> {
             report.ended_ns = now_ns();
             self.run.leader_ended = true;
             self.read_failure();
-        } else if self.run.leader_ended {
+        } else if self.run.leader_ended && child.status & 0x7f == libc::SIGKILL {
             report.stragglers += 1;
         }
     }
@@ -340,17 +346,16 @@ impl Init<'_> {
 
     /// Clones another waiting process; everything else stays.
     fn rearm(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::PARK, errno };
         if self.run.active || self.parked.is_some() {
             return Err(wrap(Errno::BUSY));
         }
-        self.park()?;
-        FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
+        self.park_and_tell()
     }
 
     /// Makes this sandbox indistinguishable from a new one, or fails.
     fn reset(&mut self) -> core::result::Result<(), Failed> {
-        let wrap = |errno| Failed { step: 0, errno };
+        let wrap = |errno| Failed { step: machinery::RESET, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
@@ -364,23 +369,14 @@ impl Init<'_> {
             mount::detach(c"/work").map_err(wrap)?;
             self.work_attached = false;
         }
-        self.context.undo_lease().map_err(wrap)?;
+        self.context.renew_lease()?;
         self.context.renew_network().map_err(wrap)?;
-        self.ready()
+        self.park_and_tell()
     }
 }
 
 fn word(buffer: &[u8; message::BYTES_MAX], at: usize) -> u32 {
     buffer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-/// Starts pid numbers over, so that every action sees the same ones. Best effort: needs CONFIG_CHECKPOINT_RESTORE.
-fn restart_pids() {
-    use rustix::fs::{Mode, OFlags, openat};
-    let path = c"proc/sys/kernel/ns_last_pid";
-    if let Ok(file) = openat(mount::here(), path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        let _ = rustix::io::write(&file, b"1");
-    }
 }
 
 /// Moves `fd` to the fixed number `to`, replacing what was there.
@@ -393,10 +389,10 @@ pub(crate) fn place(fd: BorrowedFd<'_>, to: RawFd) -> Result<()> {
 
 /// Moves the zygote's socket to number 3 of a process that has just been cloned; what was there is closed.
 pub(crate) fn take_number_three(socket: OwnedFd) -> Result<OwnedFd> {
-    use rustix::fd::FromRawFd;
+    use rustix::fd::{FromRawFd, IntoRawFd};
     place(socket.as_fd(), CONTROL)?;
     // Closing the rest closes the original; it must not be closed a second time.
-    core::mem::forget(socket);
+    let _ = socket.into_raw_fd();
     // SAFETY: `place` has just made this descriptor, and nobody else owns it in this process.
     Ok(unsafe { OwnedFd::from_raw_fd(CONTROL) })
 }

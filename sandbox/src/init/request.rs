@@ -92,7 +92,7 @@ impl<'a> Request<'a> {
                 return Err(Errno::BADMSG);
             }
             if !terminator {
-                *word = base as u64 + *word;
+                *word += base as u64;
             }
         }
         Ok(Request { words, base, counts: [candidates, arguments, variables] })

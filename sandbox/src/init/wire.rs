@@ -89,7 +89,7 @@ pub struct Exited {
 pub enum FromInit {
     /// A lease can start.
     Ready,
-    /// A step failed. Step 0 stands for the machinery between the steps.
+    /// A step failed. Numbers of [`crate::plan::machinery`] stand for the machinery between the steps.
     Failed {
         /// Which step.
         step: u32,

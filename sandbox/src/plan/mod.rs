@@ -24,6 +24,31 @@ pub const TREES_MAX: usize = 60;
 /// The largest encoded plan.
 pub const BYTES_MAX: usize = 1 << 20;
 
+/// Numbers beyond all steps, for what happens between them.
+pub mod machinery {
+    /// Making the sandbox.
+    pub const CREATE: u32 = 10_001;
+    /// Cloning the process that waits for the action.
+    pub const PARK: u32 = 10_002;
+    /// Attaching the inputs at /work, and passing the action on.
+    pub const START: u32 = 10_003;
+    /// Taking away what the last action could change.
+    pub const RESET: u32 = 10_004;
+    /// The zygote's own work.
+    pub const ZYGOTE: u32 = 10_005;
+
+    pub(super) fn text(number: u32) -> &'static str {
+        match number {
+            CREATE => "make the sandbox",
+            PARK => "clone the process that waits for the action",
+            START => "attach the inputs at /work and start the action",
+            RESET => "reset the sandbox",
+            ZYGOTE => "have the zygote clone a sandbox",
+            _ => "do an unknown step",
+        }
+    }
+}
+
 /// Who performs a step, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -153,7 +178,7 @@ pub struct Tree {
 
 /// A step that failed, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {what}: {errno} (step {step} of {total})")]
+#[error("cannot {what}: {errno}{}", self.place())]
 pub struct StepFailure {
     /// What was tried, on what.
     pub what: String,
@@ -163,6 +188,16 @@ pub struct StepFailure {
     pub step: u32,
     /// Of how many.
     pub total: u32,
+}
+
+impl StepFailure {
+    fn place(&self) -> String {
+        if self.step > self.total {
+            String::new()
+        } else {
+            format!(" (step {} of {})", self.step, self.total)
+        }
+    }
 }
 
 impl Plan {
@@ -178,7 +213,7 @@ impl Plan {
         let what = (step as usize)
             .checked_sub(1)
             .and_then(|index| self.steps.get(index))
-            .map_or_else(|| "do an unknown step".to_owned(), |step| step.op.to_string());
+            .map_or_else(|| machinery::text(step).to_owned(), |step| step.op.to_string());
         StepFailure { what, errno, step, total: self.steps.len() as u32 }
     }
 

@@ -67,6 +67,25 @@ pub struct OuterIds {
     pub action: u32,
 }
 
+/// A sandbox's init to be cloned.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The steps.
+    pub plan: &'a Plan,
+    /// The same, in a sealed memfd.
+    pub encoded: BorrowedFd<'a>,
+    /// The number of its view.
+    pub view: u32,
+    /// Init's end of the control socket.
+    pub control: BorrowedFd<'a>,
+    /// The cgroup directories for init and for its actions (v2).
+    pub cgroups: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+    /// Its ids outside.
+    pub ids: OuterIds,
+    /// Fault injection: the step that shall fail; 0 for none.
+    pub fail_at: u32,
+}
+
 /// A sandbox's init, just cloned.
 #[derive(Debug)]
 pub struct Hatched {
@@ -134,20 +153,12 @@ impl Zygote {
         self.ask("build the view", &ToZygote::View { view, fail_at }, &descriptors, Some(plan)).map(drop)
     }
 
-    /// Clones the init of a sandbox. `cgroups` are the directories for init and for its actions (v2).
+    /// Clones the init of a sandbox.
     ///
     /// # Errors
     /// The step that failed, in the plan's words.
-    pub fn spawn(
-        &self,
-        plan: &Plan,
-        encoded: BorrowedFd<'_>,
-        view: u32,
-        control: BorrowedFd<'_>,
-        cgroups: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
-        ids: OuterIds,
-        fail_at: u32,
-    ) -> Result<Hatched, ZygoteError> {
+    pub fn spawn(&self, wanted: &Wanted<'_>) -> Result<Hatched, ZygoteError> {
+        let Wanted { plan, encoded, view, control, cgroups, ids, fail_at } = *wanted;
         const WHAT: &str = "clone a sandbox";
         let mut descriptors = vec![encoded, control];
         if let Some((init, action)) = cgroups {
@@ -195,7 +206,7 @@ impl Zygote {
         match (answer, plan) {
             (None, _) => Err(ZygoteError::Gone { what }),
             (Some((FromZygote::Done { pid }, fd)), _) => Ok((pid, fd)),
-            (Some((FromZygote::Failed { step, errno }, _)), Some(plan)) if step != 0 => {
+            (Some((FromZygote::Failed { step, errno }, _)), Some(plan)) => {
                 Err(plan.failure(step, Errno::from_raw_os_error(errno)).into())
             }
             (Some((FromZygote::Failed { errno, .. }, _)), _) => {
