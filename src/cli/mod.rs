@@ -104,7 +104,11 @@ fn one_line(text: &str) -> String {
     let mut paragraphs = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
     let what = paragraphs.next().unwrap_or_default();
     let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
-    let tip = paragraphs.find_map(|part| part.strip_prefix("tip: ").map(str::to_owned));
+    // Of several tips, the first is the likeliest.
+    let tip = paragraphs.find_map(|part| {
+        part.strip_prefix("tip: ").map(|tips| tips.split(" tip: ").next().map(str::to_owned))
+    });
+    let tip = tip.flatten();
     format!("{what} (hint: {})", tip.unwrap_or_else(|| "see --help".to_owned()))
 }
 

@@ -89,7 +89,11 @@ fn no_user_namespaces(scene: &Scene) {
     let mut command = scene.command("unshare");
     command.args(["-Ur", "sh", "-c", script, "none"]).arg(scene.program()).arg("doctor");
     let done = scene.finish(command.spawn().unwrap()).expect(1);
-    assert!(done.text().contains("missing sandbox") && done.text().contains("to change: "), "{}", done.text());
+    assert!(
+        done.text().contains("missing sandbox") && done.text().contains("to change: "),
+        "{}",
+        done.text()
+    );
     assert_eq!(done.stderr, "");
 }
 

@@ -34,7 +34,8 @@ fn signals(scene: &Scene) {
 }
 
 fn timeout(scene: &Scene) {
-    let done = scene.sh(&["--timeout", "0.2", "--output", "out"], "echo partly > out; echo said; exec sleep 1000");
+    let done =
+        scene.sh(&["--timeout", "0.2", "--output", "out"], "echo partly > out; echo said; exec sleep 1000");
     let done = done.one_line(124, &["/bin/sh timed out after 0.2 s", "raise --timeout"]);
     assert_eq!(done.text(), "said\n");
     assert_eq!(scene.names("."), [""; 0]);
@@ -83,6 +84,7 @@ fn make_executable(scene: &Scene, name: &str) {
 }
 
 fn stragglers_die(scene: &Scene) {
-    let script = "setsid sleep 1000 > /dev/null 2>&1 & (sleep 1000 &) ; (sleep 1000 & kill -STOP $!) ; echo done";
+    let script =
+        "setsid sleep 1000 > /dev/null 2>&1 & (sleep 1000 &) ; (sleep 1000 & kill -STOP $!) ; echo done";
     assert_eq!(scene.sh(&[], script).silent().text(), "done\n");
 }

@@ -45,7 +45,8 @@ fn directory_input(scene: &Scene) {
     std::os::unix::fs::symlink("deep/er/b", scene.path("tree/link")).unwrap();
     scene.write("beside", "C");
     let done = scene.sh(&["--input", "tree"], "find . | sort; cat tree/a tree/deep/er/b tree/link");
-    let expected = ".\n./tree\n./tree/a\n./tree/deep\n./tree/deep/er\n./tree/deep/er/b\n./tree/empty\n./tree/link\nABB";
+    let expected =
+        ".\n./tree\n./tree/a\n./tree/deep\n./tree/deep/er\n./tree/deep/er/b\n./tree/empty\n./tree/link\nABB";
     assert_eq!(done.silent().text(), expected);
 }
 
@@ -125,7 +126,8 @@ fn odd_names(scene: &Scene) {
     for name in ["-rf", " spaced ", "quo'te", "a=b", "\u{fc}\u{2603}"] {
         scene.write(name, "x");
     }
-    let inputs = ["--input=-rf", "--input= spaced ", "--input=quo'te", "--input=a\\=b", "--input=\u{fc}\u{2603}"];
+    let inputs =
+        ["--input=-rf", "--input= spaced ", "--input=quo'te", "--input=a\\=b", "--input=\u{fc}\u{2603}"];
     let done = scene.sh(&inputs, "ls -A | wc -l; cp -- 'a=b' 'o ut'");
     assert_eq!(done.silent().text(), "5\n");
     scene.sh(&["--output", "o ut", "--input=-rf"], "cp -- -rf 'o ut'").silent();

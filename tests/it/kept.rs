@@ -37,7 +37,12 @@ pub fn remove(scene: &Scene, id: &str) {
 
 fn enters(scene: &Scene) {
     scene.write("in", "input");
-    let id = keep(scene, &["--env", "KEPT=yes"], "echo x > /work/x; echo t > /tmp/t; setsid sleep 1000 & exit 3", 3);
+    let id = keep(
+        scene,
+        &["--env", "KEPT=yes"],
+        "echo x > /work/x; echo t > /tmp/t; setsid sleep 1000 & exit 3",
+        3,
+    );
     assert_eq!(Finished::of(scene.fulgurite(&["enter"]).spawn().unwrap()).silent().text(), format!("{id}\n"));
     let done = enter(scene, &id, "cat /work/x /tmp/t in; pwd; echo $KEPT; exit 5\n").expect(5);
     assert_eq!((done.text().as_str(), done.stderr.as_str()), ("x\nt\ninput/work\nyes\n", ""));

@@ -15,14 +15,35 @@ both! {
 }
 
 const KEYS: [&str; 17] = [
-    "outcome", "message", "exit_code", "signal", "oom", "wall_us", "cpu_user_us", "cpu_system_us", "cpu_source",
-    "memory_peak_bytes", "memory_source", "oom_kills", "pids_denied", "stragglers", "enforced", "phases", "outputs",
+    "outcome",
+    "message",
+    "exit_code",
+    "signal",
+    "oom",
+    "wall_us",
+    "cpu_user_us",
+    "cpu_system_us",
+    "cpu_source",
+    "memory_peak_bytes",
+    "memory_source",
+    "oom_kills",
+    "pids_denied",
+    "stragglers",
+    "enforced",
+    "phases",
+    "outputs",
 ];
-const ENFORCED: [&str; 7] =
-    ["no_new_privs", "capabilities_dropped", "seccomp_instructions", "landlock_abi", "rlimits", "limits", "missing"];
-const PHASES: [&str; 8] = [
-    "runtime_us", "sandbox_us", "stage_us", "start_us", "run_us", "quiet_us", "collect_us", "publish_us",
+const ENFORCED: [&str; 7] = [
+    "no_new_privs",
+    "capabilities_dropped",
+    "seccomp_instructions",
+    "landlock_abi",
+    "rlimits",
+    "limits",
+    "missing",
 ];
+const PHASES: [&str; 8] =
+    ["runtime_us", "sandbox_us", "stage_us", "start_us", "run_us", "quiet_us", "collect_us", "publish_us"];
 const OUTPUTS: [&str; 4] = ["published", "handoff", "bytes_copied", "undeclared"];
 
 fn keys(value: &Value) -> Vec<&str> {
@@ -122,7 +143,9 @@ fn cpu(scene: &Scene) {
 
 /// An ordinary user without delegated cgroups: a limit that was asked for is an error, and nothing runs.
 fn limits_that_cannot_be(scene: &Scene) {
-    for (what, option, value) in [("memory", "--memory", "1G"), ("cpu", "--cpus", "1"), ("pids", "--pids", "64")] {
+    for (what, option, value) in
+        [("memory", "--memory", "1G"), ("cpu", "--cpus", "1"), ("pids", "--pids", "64")]
+    {
         if scene.can_limit(what) {
             skip(&format!("no-{what}-limit"), "this user can apply it");
             continue;

@@ -79,7 +79,10 @@ fn replaces_other_kinds(scene: &Scene) {
     scene.write("c", "file");
     let script = "rm -rf a b c; echo A > a; echo B > b; mkdir c; echo C > c/C";
     scene.sh(&["--output", "a", "--output", "b", "--output", "c"], script).silent();
-    assert_eq!((scene.read("a"), scene.read("b"), scene.read("c/C")), ("A\n".into(), "B\n".into(), "C\n".into()));
+    assert_eq!(
+        (scene.read("a"), scene.read("b"), scene.read("c/C")),
+        ("A\n".into(), "B\n".into(), "C\n".into())
+    );
     assert_eq!(scene.read("precious"), "precious");
     assert_eq!(scene.names("."), ["a", "b", "c", "precious"]);
 }

@@ -134,7 +134,8 @@ fn layers_nowhere(scene: &Scene) {
 
 /// What the action makes in place of an output: named, and never opened.
 fn special_outputs(scene: &Scene) {
-    let socket = "exec 3>&1; perl -MSocket -e 'socket(S,AF_UNIX,SOCK_STREAM,0);bind(S,sockaddr_un(\"out\"))||die'";
+    let socket =
+        "exec 3>&1; perl -MSocket -e 'socket(S,AF_UNIX,SOCK_STREAM,0);bind(S,sockaddr_un(\"out\"))||die'";
     let check = |script: &str, parts: &[&str]| {
         scene.sh(&["--output", "out"], script).one_line(125, parts);
         assert_eq!(scene.names("."), [""; 0]);
@@ -151,7 +152,8 @@ fn special_outputs(scene: &Scene) {
     let away = scene.dir().join("away");
     std::fs::create_dir(&away).unwrap();
     scene.own(&away);
-    let script = format!("rm -rf d; ln -s {} d; mkdir -p /tmp/x; ln -sfn /tmp/x d; echo o > d/out", away.display());
+    let script =
+        format!("rm -rf d; ln -s {} d; mkdir -p /tmp/x; ln -sfn /tmp/x d; echo o > d/out", away.display());
     scene.sh(&["--output", "d/out"], &script).one_line(125, &["d/out", "symlink"]);
     assert_eq!(std::fs::read_dir(&away).unwrap().count(), 0);
     assert_eq!(scene.names("."), [""; 0]);

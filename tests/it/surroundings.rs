@@ -39,8 +39,10 @@ fn exact_environment(scene: &Scene) {
     expected.sort_unstable();
     assert_eq!(variables(&scene.run(&[], &["env", "-0"]).silent().stdout), expected);
 
-    let options = ["--env", "HOME=/nowhere", "--env", "EMPTY=", "--env", "MULTI=a\nb=c", "--env", "EMPTY=twice"];
-    let mut expected = vec![mark.as_str(), "EMPTY=twice", "HOME=/nowhere", "MULTI=a\nb=c", standard[1], standard[2]];
+    let options =
+        ["--env", "HOME=/nowhere", "--env", "EMPTY=", "--env", "MULTI=a\nb=c", "--env", "EMPTY=twice"];
+    let mut expected =
+        vec![mark.as_str(), "EMPTY=twice", "HOME=/nowhere", "MULTI=a\nb=c", standard[1], standard[2]];
     expected.sort_unstable();
     assert_eq!(variables(&scene.run(&options, &["env", "-0"]).silent().stdout), expected);
     for wrong in ["NOVALUE", "=value", ""] {
@@ -172,7 +174,8 @@ fn copy_with_libraries(program: &str, root: &std::path::Path) {
 }
 
 fn fake_root(scene: &Scene) {
-    let script = "id -u; id -g; id -un; echo x > /etc/passwd || mknod n c 1 3 || mount -t tmpfs t /tmp || echo weak";
+    let script =
+        "id -u; id -g; id -un; echo x > /etc/passwd || mknod n c 1 3 || mount -t tmpfs t /tmp || echo weak";
     let done = scene.sh(&["--fake-root"], script).expect(0);
     assert_eq!(done.text(), "0\n0\nroot\nweak\n");
     scene.sh(&["--fake-root", "--output", "o"], "echo > o").silent();

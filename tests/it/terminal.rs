@@ -91,7 +91,8 @@ fn shell_on_a_terminal(scene: &Scene) {
 }
 
 fn command_gets_no_terminal(scene: &Scene) {
-    let script = "test -t 0 || test -t 1 || test -t 2 || echo none; (: < /dev/tty) 2>/dev/null || echo no tty";
+    let script =
+        "test -t 0 || test -t 1 || test -t 2 || echo none; (: < /dev/tty) 2>/dev/null || echo no tty";
     let command = scene.run_command(&["--stdin"], &["/bin/sh", "-c", script]);
     let Some(session) = Session::start(scene, &command) else { return };
     let (code, seen) = session.end();

@@ -169,7 +169,8 @@ fn leave_host() -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
     let _ = rustix::thread::set_name(c"fulgurite-zygot");
     let proc = enter_tiny_root()?;
     let signals = process::child_signal_fd()?;
-    let host_network = rustix::fs::openat(&proc, c"self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let host_network =
+        rustix::fs::openat(&proc, c"self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     Ok((signals, proc, host_network))
 }
 
