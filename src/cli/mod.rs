@@ -14,7 +14,7 @@ pub mod signals;
 pub mod stats;
 pub mod streams;
 
-use crate::failure::{Failure, OWN_FAILURE};
+use crate::failure::{Failure, OWN_FAILURE, tell};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("fulgurite: {failure}");
+            tell(&failure);
             ExitCode::from(failure.code)
         }
     }
@@ -93,7 +93,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::from(if asked { 0 } else { OWN_FAILURE })
         }
         _ => {
-            eprintln!("fulgurite: {}", one_line(&error.render().to_string()));
+            tell(one_line(&error.render().to_string()));
             ExitCode::from(OWN_FAILURE)
         }
     }

@@ -12,7 +12,7 @@ use super::streams::Streams;
 use crate::commit::{PublishOptions, Published, publish};
 use crate::exec::view::{Strategy, ViewSpec};
 use crate::exec::{Executed, LocalAction, execute};
-use crate::failure::{self, Failure};
+use crate::failure::{self, Failure, tell};
 use crate::stage::limits::TreeLimits;
 use crate::stage::{self, Owner};
 use fulgurite_sandbox::cgroup::Limits;
@@ -138,11 +138,11 @@ impl Job<'_> {
                 let _ = layer.map(stage::Layer::destroy);
                 return Err(failure);
             }
-            Err(failure) => eprintln!("fulgurite: {failure}"),
+            Err(failure) => tell(&failure),
             Ok(_) => {}
         }
         if let Some(line) = line {
-            eprintln!("fulgurite: {line}{}", look_closer(self.args, &executed));
+            tell(format_args!("{line}{}", look_closer(self.args, &executed)));
         }
         Ok(Finished { code, layer })
     }
@@ -215,7 +215,7 @@ fn hand_over(
     let published = publish(collected, root.as_fd(), &options)
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     for leftover in &published.leftovers {
-        eprintln!("fulgurite: {leftover}");
+        tell(leftover);
     }
     Ok(Some(published))
 }
@@ -243,13 +243,13 @@ fn standalone_outputs(executed: &Executed, settings: &RunSettings, root: &OwnedF
 fn tell_undeclared(executed: &Executed) {
     let Some(listed) = &executed.undeclared else { return };
     for path in &listed.written {
-        eprintln!("fulgurite: undeclared: {}", path.display());
+        tell(format_args!("undeclared: {}", path.display()));
     }
     for path in &listed.removed {
-        eprintln!("fulgurite: removed: {}", path.display());
+        tell(format_args!("removed: {}", path.display()));
     }
     if listed.more {
-        eprintln!("fulgurite: undeclared: … and more");
+        tell("undeclared: … and more");
     }
 }
 
