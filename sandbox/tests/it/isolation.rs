@@ -53,7 +53,8 @@ fn a_segment_of_shared_memory_is_gone(fixture: &Fixture) -> Checked {
 fn no_message_queue_is_left(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     for _ in 0..2 {
-        // The table of resource limits leaves no bytes for queues; were there any, they would have to be gone.
+        // The table of resource limits leaves no bytes for queues; were there any, they would have to be
+        // gone.
         ask(&mut sandbox, &["leave", "queue"], "refused")?;
         sandbox.reset()?;
         ask(&mut sandbox, &["find", "queue"], "absent")?;
