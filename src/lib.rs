@@ -2,8 +2,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod action;
+pub mod bench;
 pub mod cli;
 pub mod commit;
+pub mod demo;
 pub mod exec;
 pub mod failure;
 pub mod output;

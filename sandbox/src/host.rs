@@ -281,12 +281,17 @@ pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Names below /proc that plans mask or make read-only.
+/// Names below /proc that others than the host's root may use in some way. Actions never are the host's root, whatever
+/// their id inside, so that all other names are refused to them by their mode, and need no mask.
 #[must_use]
 pub fn proc_entries() -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let open_to_others = |item: &std::fs::DirEntry| item.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o7 != 0);
     let names = std::fs::read_dir("/proc").map(|items| {
         items
-            .filter_map(|item| item.ok()?.file_name().into_string().ok())
+            .filter_map(Result::ok)
+            .filter(open_to_others)
+            .filter_map(|item| item.file_name().into_string().ok())
             .filter(|name| !name.starts_with(|first: char| first.is_ascii_digit()))
             .collect::<Vec<_>>()
     });

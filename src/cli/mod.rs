@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error, as one line `fulgurite: what, on what, why (hint: …)`.
 pub mod assets;
+pub mod bench;
 pub mod doctor;
 pub mod enter;
 pub mod explain;
@@ -41,6 +42,10 @@ pub enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
+    /// Measure, beside a floor and the peers that are installed
+    Bench(bench::BenchArgs),
+    /// Compile zstd's C files in sandboxes, link, run, and compare with the bare compiler
+    Demo(bench::DemoArgs),
     /// Print a completion script for a shell
     Completions(assets::CompletionsArgs),
     /// Write the man pages into a directory
@@ -69,6 +74,8 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Explain(args) => explain::explain(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Enter(args) => enter::enter(&args),
+        Verb::Bench(args) => bench::bench(&args),
+        Verb::Demo(args) => bench::demo(&args),
         Verb::Completions(args) => assets::completions(&args),
         Verb::Man(args) => assets::man(&args),
     }

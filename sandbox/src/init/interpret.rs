@@ -20,6 +20,54 @@ pub struct Failed {
     pub errno: Errno,
 }
 
+/// The most private mounts of a lease.
+pub const PRIVATE_MAX: usize = 4;
+
+/// A private mount as it was when it was new. While it is the same, an action has left nothing there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Private {
+    /// Blocks and inodes in use.
+    used: [u64; 2],
+    /// Mode, owner, links and size of its root.
+    root: [u64; 5],
+    /// Access, modification and change of its root, in nanoseconds.
+    times: [i128; 3],
+}
+
+impl Private {
+    /// Looks at the mount at `at`. `None`: it cannot be vouched for.
+    fn look(at: &CStr) -> Option<Private> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
+        let root = rustix::fs::openat(mount::here(), at, flags, Mode::empty()).ok()?;
+        let filesystem = rustix::fs::fstatfs(&root).ok()?;
+        let stat = rustix::fs::fstat(&root).ok()?;
+        let mut names = [0u8; 64];
+        match rustix::fs::flistxattr(&root, &mut names[..]) {
+            Ok(0) | Err(Errno::OPNOTSUPP) => {}
+            Ok(_) | Err(_) => return None,
+        }
+        let time = |seconds: i64, nanoseconds: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Some(Private {
+            used: [
+                (filesystem.f_blocks as u64).wrapping_sub(filesystem.f_bfree as u64),
+                (filesystem.f_files as u64).wrapping_sub(filesystem.f_ffree as u64),
+            ],
+            root: [
+                u64::from(stat.st_mode),
+                u64::from(stat.st_uid),
+                u64::from(stat.st_gid),
+                stat.st_nlink as u64,
+                stat.st_size.unsigned_abs(),
+            ],
+            times: [
+                time(stat.st_atime, stat.st_atime_nsec),
+                time(stat.st_mtime, stat.st_mtime_nsec),
+                time(stat.st_ctime, stat.st_ctime_nsec),
+            ],
+        })
+    }
+}
+
 /// What steps work on.
 pub struct Context<'a> {
     /// The steps.
@@ -36,6 +84,10 @@ pub struct Context<'a> {
     pub ruleset: Option<OwnedFd>,
     /// Writing here sets the number of the next process (CONFIG_CHECKPOINT_RESTORE); opened while proc is writable.
     pub last_pid: Option<OwnedFd>,
+    /// Whether the zygote had prepared the network namespace, loopback included.
+    pub network_inherited: bool,
+    /// What `/tmp` and its like were when they were mounted.
+    pub private: [Option<Private>; PRIVATE_MAX],
     /// Whether this sandbox has a network namespace of its own, and `lo` is up in it.
     pub own_network: Option<bool>,
 }
@@ -52,6 +104,8 @@ impl<'a> Context<'a> {
             proc: None,
             ruleset: None,
             last_pid: None,
+            network_inherited: false,
+            private: [None; PRIVATE_MAX],
             own_network: None,
         }
     }
@@ -152,7 +206,7 @@ impl<'a> Context<'a> {
             }
             code::LOOPBACK_UP => {
                 self.own_network = Some(true);
-                process::loopback_up()
+                if self.network_inherited { Ok(()) } else { process::loopback_up() }
             }
             code::HOST_NAME => process::set_host_name(at),
             code::OPEN_PROC => {
@@ -217,15 +271,46 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Takes away what a lease mounted, in reverse order.
-    pub fn undo_lease(&self) -> Result<()> {
-        for number in (1..=self.plan.len() as u32).rev() {
+    /// Makes the private mounts like new: replaced where anything is different, left alone where nothing is.
+    pub fn renew_lease(&mut self) -> core::result::Result<(), Failed> {
+        for (number, index) in self.lease_steps() {
             let Some(step) = self.plan.step(number) else { continue };
-            if step.is_in(Phase::Lease) && step.code() == code::TMPFS {
-                mount::detach(step.text(0)?)?;
+            let at = |errno| Failed { step: number, errno };
+            self.guard(number).map_err(at)?;
+            let place = step.text(0).map_err(at)?;
+            let before = self.private.get(index).copied().flatten();
+            if before.is_some() && Private::look(place) == before {
+                continue;
             }
+            mount::detach(place).map_err(at)?;
+            self.perform(&step).map_err(at)?;
+            self.remember(index, place);
         }
         Ok(())
+    }
+
+    /// Notes what the private mounts are like now that they are new.
+    pub fn remember_lease(&mut self) {
+        for (number, index) in self.lease_steps() {
+            if let Some(Ok(place)) = self.plan.step(number).map(|step| step.text(0)) {
+                self.remember(index, place);
+            }
+        }
+    }
+
+    fn remember(&mut self, index: usize, place: &CStr) {
+        if let Some(slot) = self.private.get_mut(index) {
+            *slot = Private::look(place);
+        }
+    }
+
+    /// The steps that mount something private, with their place in `private`.
+    fn lease_steps(&self) -> impl Iterator<Item = (u32, usize)> + use<'a> {
+        let plan = self.plan;
+        let mounts = move |number: &u32| {
+            plan.step(*number).is_some_and(|step| step.is_in(Phase::Lease) && step.code() == code::TMPFS)
+        };
+        (1..=plan.len() as u32).filter(mounts).zip(0..)
     }
 
     /// Starts pid numbers over, so that every action sees the same ones. Where the kernel cannot do it they go on.

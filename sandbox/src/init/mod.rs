@@ -120,6 +120,11 @@ impl Init<'_> {
     /// Prepares a lease: private mounts and a waiting process; then says so.
     fn ready(&mut self) -> core::result::Result<(), Failed> {
         self.context.run(Phase::Lease)?;
+        self.context.remember_lease();
+        self.park_and_tell()
+    }
+
+    fn park_and_tell(&mut self) -> core::result::Result<(), Failed> {
         self.park()?;
         let wrap = |errno| Failed { step: machinery::PARK, errno };
         FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
@@ -345,8 +350,7 @@ impl Init<'_> {
         if self.run.active || self.parked.is_some() {
             return Err(wrap(Errno::BUSY));
         }
-        self.park()?;
-        FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
+        self.park_and_tell()
     }
 
     /// Makes this sandbox indistinguishable from a new one, or fails.
@@ -365,9 +369,9 @@ impl Init<'_> {
             mount::detach(c"/work").map_err(wrap)?;
             self.work_attached = false;
         }
-        self.context.undo_lease().map_err(wrap)?;
+        self.context.renew_lease()?;
         self.context.renew_network().map_err(wrap)?;
-        self.ready()
+        self.park_and_tell()
     }
 }
 

@@ -43,6 +43,67 @@ struct Nursery {
     signals: OwnedFd,
     /// The proc of the daemon's pid namespace, to write id maps.
     proc: OwnedFd,
+    networks: Networks,
+}
+
+/// The network namespaces that this zygote passes on.
+///
+/// Making one costs as much as all the rest of a cold sandbox, so the next one is made ahead, in the zygote itself:
+/// a clone inherits it, and then it is nobody else's. It belongs to the zygote's user namespace, so that init, whose
+/// capabilities end at its own, cannot even configure it.
+struct Networks {
+    /// The daemon's, for sandboxes that share it.
+    host: OwnedFd,
+    now: NetworkNow,
+    /// What the last sandbox wanted: loopback up (`true`), down (`false`), or none of its own.
+    wanted: Option<bool>,
+}
+
+/// The network namespace that the zygote is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NetworkNow {
+    Host,
+    /// Fresh and unused, with loopback up or down.
+    Prepared(bool),
+    /// A sandbox has it.
+    Taken,
+}
+
+impl Networks {
+    /// Gets ready to clone a sandbox. True: the clone inherits a fresh namespace and must not ask for another.
+    fn hand_over(&mut self, wanted: Option<bool>) -> Result<bool> {
+        self.wanted = wanted;
+        match wanted {
+            Some(up) if self.now == NetworkNow::Prepared(up) => {
+                self.now = NetworkNow::Taken;
+                Ok(true)
+            }
+            Some(_) => Ok(false),
+            None => {
+                if self.now != NetworkNow::Host {
+                    rustix::thread::move_into_link_name_space(
+                        self.host.as_fd(),
+                        Some(rustix::thread::LinkNameSpaceType::Network),
+                    )?;
+                    self.now = NetworkNow::Host;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Makes the next namespace, when there is time. Without it, the next sandbox makes its own.
+    fn prepare(&mut self) {
+        let Some(up) = self.wanted else { return };
+        if matches!(self.now, NetworkNow::Prepared(_)) {
+            return;
+        }
+        // SAFETY: unshare(2) takes an integer; the zygote has one thread.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
+            let ready = !up || process::loopback_up().is_ok();
+            self.now = if ready { NetworkNow::Prepared(up) } else { NetworkNow::Taken };
+        }
+    }
 }
 
 /// Forks the zygote. Returns the daemon's end of the socket and the zygote's pid.
@@ -89,13 +150,16 @@ fn run(socket: OwnedFd) -> ! {
 }
 
 fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
-    match leave_host(&socket) {
-        Ok((signals, proc)) => Ok(Nursery { socket, signals, proc }),
+    match leave_host() {
+        Ok((signals, proc, host)) => {
+            let networks = Networks { host, now: NetworkNow::Host, wanted: None };
+            Ok(Nursery { socket, signals, proc, networks })
+        }
         Err(errno) => Err((socket, errno)),
     }
 }
 
-fn leave_host(socket: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
+fn leave_host() -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
     process::block_signals()?;
     rustix::process::setsid()?;
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -105,8 +169,8 @@ fn leave_host(socket: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
     let _ = rustix::thread::set_name(c"fulgurite-zygot");
     let proc = enter_tiny_root()?;
     let signals = process::child_signal_fd()?;
-    let _ = socket;
-    Ok((signals, proc))
+    let host_network = rustix::fs::openat(&proc, c"self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((signals, proc, host_network))
 }
 
 /// Leaves the host's mounts for a tmpfs with `proc`. Returns the host's proc.
@@ -165,6 +229,9 @@ impl Nursery {
                 let mut buffer = [0u8; 256];
                 let _ = rustix::io::read(&self.signals, &mut buffer[..]);
                 while let Ok(Some(_)) = process::reap_any(false) {}
+                if !asked {
+                    self.networks.prepare();
+                }
             }
             if asked {
                 self.answer();
@@ -246,10 +313,14 @@ impl Nursery {
         let (clone_step, namespaces) =
             find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
         let (map_step, map) = find(plan, code::MAP_IDS).ok_or(machinery(Errno::BADMSG))?;
-        let context = Context::new(plan, &path, fail_at);
+        let mut context = Context::new(plan, &path, fail_at);
         context.guard(clone_step).map_err(|errno| Failed { step: clone_step, errno })?;
         let (gate_ours, gate_theirs) = message::pair().map_err(machinery)?;
-        let flags = namespaces | process::clone_flag::PIDFD;
+        let own_network = namespaces & process::clone_flag::NEW_NET != 0;
+        let wanted = own_network.then(|| find(plan, code::LOOPBACK_UP).is_some());
+        context.network_inherited = self.networks.hand_over(wanted).map_err(machinery)?;
+        let inherited = if context.network_inherited { process::clone_flag::NEW_NET } else { 0 };
+        let flags = (namespaces & !inherited) | process::clone_flag::PIDFD;
         let cgroup = cgroups.as_ref().map(|(init, _)| init.as_fd());
         // SAFETY: the zygote has one thread for its whole life.
         match unsafe { process::clone3(flags, cgroup) }.map_err(|errno| Failed { step: clone_step, errno })? {
@@ -294,6 +365,11 @@ impl Nursery {
                 self.socket = socket;
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 let _ = FromZygote::Done { pid: 0 }.send(self.socket.as_fd(), &[]);
+                // The parent's namespace is the parent's to give.
+                if self.networks.now != NetworkNow::Host {
+                    self.networks.now = NetworkNow::Taken;
+                }
+                self.networks.prepare();
                 self.serve()
             }
         }
