@@ -44,8 +44,10 @@ fn tmp_and_shm_are_empty_again(fixture: &Fixture) -> Checked {
 fn what_came_and_went_leaves_no_trace(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     // Times in files are as coarse as the kernel's tick on some kernels, hence the short nap.
-    let look = "stat -c '%y %z %h %s %b' /tmp /dev/shm; stat -f -c '%f %d' /tmp /dev/shm; ls -A /tmp /dev/shm";
-    let attempts = ["> D/x; rm D/x", "mkdir D/x; rmdir D/x", "> D/x; mv D/x D/y; rm D/y", "ln -s / D/x; rm D/x"];
+    let look =
+        "stat -c '%y %z %h %s %b' /tmp /dev/shm; stat -f -c '%f %d' /tmp /dev/shm; ls -A /tmp /dev/shm";
+    let attempts =
+        ["> D/x; rm D/x", "mkdir D/x; rmdir D/x", "> D/x; mv D/x D/y; rm D/y", "ln -s / D/x; rm D/x"];
     for attempt in attempts {
         let act = |place: &str| format!("({})", attempt.replace('D', place));
         let script = format!("sleep 0.02; {}; {}; {look}", act("/tmp"), act("/dev/shm"));
