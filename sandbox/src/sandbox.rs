@@ -13,7 +13,7 @@ use crate::init::request;
 use crate::init::wire::{FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
 use crate::outcome::{End, Outcome};
 use crate::runtime::{Runtime, SandboxError, Template, sealed};
-use crate::seat::Seat;
+use crate::seat::{SPARE_SEATS_MAX, Seat};
 use crate::sys::{Errno, message};
 use crate::verdict::{self, Facts, Waited};
 use crate::zygote::{Wanted, ZygoteError};
@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
-/// Seats that are tried for one sandbox.
-const SEATS_TRIED_MAX: usize = 3;
+/// Seats that are tried for one sandbox: all spare ones may have lost their zygotes; the one after them is new.
+const SEATS_TRIED_MAX: usize = SPARE_SEATS_MAX + 1;
 /// How long a sandbox may take to be made or reset.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Seats that one zygote serves.
 const SEATS_PER_ZYGOTE: u32 = 32;
 /// Seats that are kept for the next sandbox when theirs is gone; more are taken apart.
-const SPARE_SEATS_MAX: usize = 64;
+pub(crate) const SPARE_SEATS_MAX: usize = 64;
 /// Start of the range of ids.
 const ID_BASE: u32 = 0x7000_0000;
 /// Ids for each zygote.
