@@ -3,6 +3,7 @@
 //! Exit codes follow env(1) and timeout(1): 125 for a failure of Fulgurite's own, 126 and 127 for a command that cannot
 //! be executed or found, 124 for a timeout, 128 plus the signal for a command that a signal ended.
 use std::fmt;
+use std::io::{self, Write};
 
 /// Exit code for a timeout.
 pub const TIMED_OUT: u8 = 124;
@@ -14,6 +15,26 @@ pub const NOT_EXECUTABLE: u8 = 126;
 pub const NOT_FOUND: u8 = 127;
 /// Added to the number of a signal.
 pub const SIGNAL_BASE: u8 = 128;
+
+/// Tells the user something on standard error, as one line after the program's name. If nobody listens any more, because
+/// the terminal is closed, that is no reason to stop cleaning up: `eprintln!` would panic.
+pub fn tell(line: impl fmt::Display) {
+    let _ = io::stderr().write_all(format!("fulgurite: {line}\n").as_bytes());
+}
+
+/// Writes data to standard output. A reader that has seen enough is no failure.
+///
+/// # Errors
+/// When standard output cannot be written to for any other reason.
+pub fn put(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// What the user sees of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]

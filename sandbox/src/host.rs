@@ -286,7 +286,8 @@ pub fn kernel_release() -> String {
 #[must_use]
 pub fn proc_entries() -> Vec<String> {
     use std::os::unix::fs::PermissionsExt;
-    let open_to_others = |item: &std::fs::DirEntry| item.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o7 != 0);
+    let open_to_others =
+        |item: &std::fs::DirEntry| item.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o7 != 0);
     let names = std::fs::read_dir("/proc").map(|items| {
         items
             .filter_map(Result::ok)

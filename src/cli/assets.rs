@@ -1,6 +1,6 @@
 //! `fulgurite completions` and `fulgurite man`: generated from the command line's own definition.
 use super::Cli;
-use crate::failure::Failure;
+use crate::failure::{Failure, put};
 use clap::{Args, CommandFactory, ValueHint};
 use clap_complete::Shell;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,11 @@ pub struct ManArgs {
 /// Prints a completion script.
 ///
 /// # Errors
-/// None; the signature is that of all verbs.
+/// When standard output cannot be written to.
 pub fn completions(args: &CompletionsArgs) -> Result<u8, Failure> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "fulgurite", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "fulgurite", &mut script);
+    put(&String::from_utf8_lossy(&script))?;
     Ok(0)
 }
 

@@ -1,7 +1,7 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::demo::{DemoOptions, run as run_demo};
-use crate::failure::Failure;
+use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
 use std::path::PathBuf;
@@ -86,9 +86,9 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let report = report?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
-        println!("{text}");
+        put(&format!("{text}\n"))?;
     } else {
-        print!("{report}");
+        put(&report.to_string())?;
     }
     stopped.map(|()| 0)
 }
@@ -103,6 +103,6 @@ pub fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let runtime = start()?;
     let report = run_demo(&runtime, &options).map_err(|error| Failure::new(error.to_string()));
     let stopped = stop(runtime);
-    print!("{}", report?);
+    put(&report?.to_string())?;
     stopped.map(|()| 0)
 }

@@ -1,5 +1,5 @@
 //! `fulgurite doctor`: what this host can do, what is used instead, and the command or sysctl that would change it.
-use crate::failure::Failure;
+use crate::failure::{Failure, put};
 use clap::Args;
 use fulgurite_sandbox::cgroup::{Availability, CgroupHost};
 use fulgurite_sandbox::host::{self, Support};
@@ -67,24 +67,26 @@ pub fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     if args.json {
         let text =
             serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(error.to_string()))?;
-        println!("{text}");
+        put(&format!("{text}\n"))?;
     } else {
-        print(&findings);
+        put(&shown(&findings))?;
     }
     Ok(u8::from(!works))
 }
 
-fn print(findings: &[Finding]) {
+fn shown(findings: &[Finding]) -> String {
+    let mut text = String::new();
     for finding in findings {
         let mark = if finding.ok { "ok     " } else { "missing" };
-        println!("{mark} {:<18} {}", finding.name, finding.detail);
+        text += &format!("{mark} {:<18} {}\n", finding.name, finding.detail);
         if let Some(instead) = &finding.instead {
-            println!("{:27}instead: {instead}", "");
+            text += &format!("{:27}instead: {instead}\n", "");
         }
         if let Some(remedy) = &finding.remedy {
-            println!("{:27}to change: {remedy}", "");
+            text += &format!("{:27}to change: {remedy}\n", "");
         }
     }
+    text
 }
 
 fn examine() -> (Vec<Finding>, bool) {

@@ -4,7 +4,7 @@
 //! itself never gets into the sandbox.
 use super::keep::{self, ENTER, REMOVE, kept_dir};
 use super::run_args::state_dir;
-use crate::failure::Failure;
+use crate::failure::{Failure, put, tell};
 use clap::Args;
 use fulgurite_sandbox::sys::{Errno, message};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -62,9 +62,9 @@ fn list(dir: &PathBuf) -> Result<u8, Failure> {
     }
     names.sort();
     if names.is_empty() {
-        eprintln!("fulgurite: no sandbox is kept (hint: fulgurite run --keep-on-failure)");
+        tell("no sandbox is kept (hint: fulgurite run --keep-on-failure)");
     }
-    names.iter().for_each(|name| println!("{name}"));
+    put(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
     Ok(0)
 }
 

@@ -8,7 +8,7 @@
 //! The processes of the command are dead by then; its files in /work and /tmp are as it left them. A keeper ends after
 //! [`KEPT_AT_MOST`], and everything of the sandbox with it. Sockets lie in a directory that only the user can enter.
 use super::signals::BlockedSignals;
-use crate::failure::{Failure, OWN_FAILURE};
+use crate::failure::{Failure, OWN_FAILURE, tell};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::sandbox::{Action, Sandbox};
@@ -76,9 +76,9 @@ pub fn supervise(signals: BlockedSignals, state_dir: &Path) -> Result<u8, Failur
         if !events[0].revents().is_empty()
             && let Some(code) = told_code(&front)
         {
-            eprintln!(
-                "fulgurite: kept as {id} (hint: fulgurite enter {id}, then fulgurite enter --remove {id})"
-            );
+            tell(format_args!(
+                "kept as {id} (hint: fulgurite enter {id}, then fulgurite enter --remove {id})"
+            ));
             return Ok(code);
         }
         if !events[1].revents().is_empty() {
@@ -137,7 +137,7 @@ impl Keeper {
         let served = self.serve(sandbox, code, variables);
         let _ = std::fs::remove_dir_all(&self.dir);
         if let Err(failure) = served {
-            eprintln!("fulgurite: {failure}");
+            tell(&failure);
         }
     }
 

@@ -14,7 +14,7 @@ pub mod signals;
 pub mod stats;
 pub mod streams;
 
-use crate::failure::{Failure, OWN_FAILURE};
+use crate::failure::{Failure, OWN_FAILURE, tell};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("fulgurite: {failure}");
+            tell(&failure);
             ExitCode::from(failure.code)
         }
     }
@@ -93,7 +93,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::from(if asked { 0 } else { OWN_FAILURE })
         }
         _ => {
-            eprintln!("fulgurite: {}", one_line(&error.render().to_string()));
+            tell(one_line(&error.render().to_string()));
             ExitCode::from(OWN_FAILURE)
         }
     }
@@ -104,7 +104,11 @@ fn one_line(text: &str) -> String {
     let mut paragraphs = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
     let what = paragraphs.next().unwrap_or_default();
     let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
-    let tip = paragraphs.find_map(|part| part.strip_prefix("tip: ").map(str::to_owned));
+    // Of several tips, the first is the likeliest.
+    let tip = paragraphs.find_map(|part| {
+        part.strip_prefix("tip: ").map(|tips| tips.split(" tip: ").next().map(str::to_owned))
+    });
+    let tip = tip.flatten();
     format!("{what} (hint: {})", tip.unwrap_or_else(|| "see --help".to_owned()))
 }
 

@@ -12,7 +12,7 @@ use super::streams::Streams;
 use crate::commit::{PublishOptions, Published, publish};
 use crate::exec::view::{Strategy, ViewSpec};
 use crate::exec::{Executed, LocalAction, execute};
-use crate::failure::{self, Failure};
+use crate::failure::{self, Failure, tell};
 use crate::stage::limits::TreeLimits;
 use crate::stage::{self, Owner};
 use fulgurite_sandbox::cgroup::Limits;
@@ -22,6 +22,7 @@ use fulgurite_sandbox::sandbox::Sandbox;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,6 +33,9 @@ use std::time::Instant;
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let begun = Instant::now();
     let settings = args.settings()?;
+    if let Some(file) = args.stats.as_deref().filter(|file| *file != Path::new("-")) {
+        can_write(file).map_err(|error| stats_failure(file, error))?;
+    }
     // The descriptor is taken before the mount namespace changes, so that it is the user's own view of it.
     let signals = BlockedSignals::block();
     let keeper = match (args.keep_on_failure, Keeper::from_environment()) {
@@ -124,25 +128,26 @@ impl Job<'_> {
         let published = hand_over(&mut executed, self.settings, &root, owner);
         phases.publish_us = since(publishing);
         tell_undeclared(&executed);
+        let mut stats_written = Ok(());
         if let Some(file) = &self.args.stats {
             let handed = published.as_ref().ok().and_then(Option::as_ref);
             let limits = &self.settings.limits;
             let object = stats(&executed, &template.enforcement, limits, handed, phases, since(self.begun));
-            write_stats(file, &object)?;
+            stats_written = write_stats(file, &object);
         }
         let layer = executed.layer.take();
         let (code, line) = code_of(&executed.outcome.end, self.args);
-        match published {
+        match published.map(drop).and(stats_written) {
             Err(failure) if code == 0 => {
                 // The first failure is the one that counts; what is left is swept at the next start.
                 let _ = layer.map(stage::Layer::destroy);
                 return Err(failure);
             }
-            Err(failure) => eprintln!("fulgurite: {failure}"),
-            Ok(_) => {}
+            Err(failure) => tell(&failure),
+            Ok(()) => {}
         }
         if let Some(line) = line {
-            eprintln!("fulgurite: {line}{}", look_closer(self.args, &executed));
+            tell(format_args!("{line}{}", look_closer(self.args, &executed)));
         }
         Ok(Finished { code, layer })
     }
@@ -215,7 +220,7 @@ fn hand_over(
     let published = publish(collected, root.as_fd(), &options)
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     for leftover in &published.leftovers {
-        eprintln!("fulgurite: {leftover}");
+        tell(leftover);
     }
     Ok(Some(published))
 }
@@ -243,22 +248,36 @@ fn standalone_outputs(executed: &Executed, settings: &RunSettings, root: &OwnedF
 fn tell_undeclared(executed: &Executed) {
     let Some(listed) = &executed.undeclared else { return };
     for path in &listed.written {
-        eprintln!("fulgurite: undeclared: {}", path.display());
+        tell(format_args!("undeclared: {}", path.display()));
     }
     for path in &listed.removed {
-        eprintln!("fulgurite: removed: {}", path.display());
+        tell(format_args!("removed: {}", path.display()));
     }
     if listed.more {
-        eprintln!("fulgurite: undeclared: … and more");
+        tell("undeclared: … and more");
     }
 }
 
-fn write_stats(file: &std::path::Path, object: &impl serde::Serialize) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::new(format!("cannot write stats to {}: {error}", file.display()));
+/// Finds out before the run whether its statistics can be written after it.
+fn can_write(file: &Path) -> std::io::Result<()> {
+    match std::fs::File::create_new(file) {
+        Ok(_) => std::fs::remove_file(file),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::OpenOptions::new().append(true).open(file).map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn stats_failure(file: &Path, error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot write stats to {}: {error}", file.display()))
+}
+
+fn write_stats(file: &Path, object: &impl serde::Serialize) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| stats_failure(file, error);
     let mut text = serde_json::to_string_pretty(object).map_err(|error| failed(error.into()))?;
     text.push('\n');
-    if file == std::path::Path::new("-") {
+    if file == Path::new("-") {
         return std::io::stdout().lock().write_all(text.as_bytes()).map_err(failed);
     }
     std::fs::write(file, text).map_err(failed)

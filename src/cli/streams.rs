@@ -1,7 +1,7 @@
 //! Standard streams of a command: passed on as they are, except that it never gets hold of a terminal.
 //!
-//! A terminal behind standard output or error is replaced by a pipe that a thread empties; files, pipes and sockets are
-//! handed over. Standard input is empty unless it was asked for.
+//! A terminal is replaced by a pipe, which a thread empties, or fills in the case of standard input; files, pipes and
+//! sockets are handed over. Standard input is empty unless it was asked for.
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,7 +22,7 @@ impl Streams {
     /// When a descriptor, a pipe or a thread cannot be had.
     pub fn open(with_stdin: bool) -> io::Result<Self> {
         let stdin = if with_stdin {
-            io::stdin().as_fd().try_clone_to_owned()?
+            input()?
         } else {
             rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?
         };
@@ -47,6 +47,20 @@ impl Streams {
             let _ = copier.join();
         }
     }
+}
+
+fn input() -> io::Result<OwnedFd> {
+    let own = io::stdin();
+    if !rustix::termios::isatty(&own) {
+        return own.as_fd().try_clone_to_owned();
+    }
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Nobody waits for the thread: it ends with the command's end of the pipe, or waits for a key when the process ends.
+    let copy = move || {
+        let _ = io::copy(&mut own.lock(), &mut std::fs::File::from(writer));
+    };
+    std::thread::Builder::new().name("fulgurite-keys".to_owned()).spawn(copy)?;
+    Ok(reader)
 }
 
 fn output<W: Write + Send + 'static>(

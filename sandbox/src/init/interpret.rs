@@ -46,7 +46,8 @@ impl Private {
             Ok(0) | Err(Errno::OPNOTSUPP) => {}
             Ok(_) | Err(_) => return None,
         }
-        let time = |seconds: i64, nanoseconds: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        let time =
+            |seconds: i64, nanoseconds: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         Some(Private {
             used: [
                 (filesystem.f_blocks as u64).wrapping_sub(filesystem.f_bfree as u64),
