@@ -66,7 +66,7 @@ fn keeps_only_failures(scene: &Scene) {
     scene.write("in", "in");
     let command = scene.run_command(&["--keep-on-failure", "--inputs-from", "-"], &["/bin/cat", "in"]);
     assert_eq!(scene.run_with_input(command, b"in\n").silent().text(), "in");
-    let command = scene.run_command(&["--keep-on-failure", "--inherit-env"], &["env"]);
+    let mut command = scene.run_command(&["--keep-on-failure", "--inherit-env"], &["env"]);
     let shown = scene.finish(command.spawn().unwrap()).silent().text();
     assert!(!shown.contains("KEEPER"), "{shown}");
     let id = keep(scene, &["--timeout", "0.2"], "echo slow > slow; sleep 1000", 124);

@@ -152,7 +152,7 @@ fn limits_that_cannot_be(scene: &Scene) {
             continue;
         }
         let options = [option, value, "--strategy", "standalone"];
-        scene.sh(&options, "echo ran > ran").one_line(125, &[what, "hint: "]);
+        scene.sh(&options, "echo ran > ran").one_line(125, &["limit", "hint: "]);
         assert_eq!(scene.names("."), [""; 0]);
     }
 }
