@@ -86,5 +86,6 @@ pub mod seat;
 pub mod spec;
 pub mod sys;
 pub mod testing;
+mod trees;
 mod verdict;
 pub mod zygote;

@@ -1,7 +1,7 @@
 //! The sandboxes kept ready.
 //!
 //! ```text
-//! lease(spec) ─► an idle one of this spec (tenant included), last used first
+//! lease(spec) ─► an idle one of this spec (tenant included), the last used of those whose reset is done
 //!            └─► a new one, while fewer than `sandboxes_max` live ─► else an idle one of another spec makes room
 //!                                                                 └► else wait for one to be given back
 //! lease dropped ─► reset begins (in the sandbox's init) ─► idle     unsound ─► taken apart by the cleaner
@@ -167,7 +167,7 @@ impl Pool {
     fn find(&self, spec: &SandboxSpec) -> Found {
         let mut state = self.shared.lock();
         loop {
-            if let Some(sandbox) = state.idle.get_mut(spec).and_then(Vec::pop) {
+            if let Some(sandbox) = state.idle.get_mut(spec).and_then(pick) {
                 return Found::Idle(Box::new(sandbox));
             }
             if state.live < self.shared.options.sandboxes_max {
@@ -218,6 +218,16 @@ impl Pool {
     }
 }
 
+/// The one used last that is done with its reset; if none is, the one that has been at it longest.
+fn pick(idle: &mut Vec<Sandbox>) -> Option<Sandbox> {
+    let done = idle.iter().rposition(Sandbox::is_reset_done);
+    match (done, idle.is_empty()) {
+        (_, true) => None,
+        (Some(index), _) => Some(idle.remove(index)),
+        (None, _) => Some(idle.remove(0)),
+    }
+}
+
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -254,6 +264,12 @@ impl Lease {
     #[must_use]
     pub fn sandbox(&self) -> Option<&Sandbox> {
         self.sandbox.as_ref()
+    }
+
+    /// The sandbox, to run something in it.
+    #[must_use]
+    pub fn sandbox_mut(&mut self) -> Option<&mut Sandbox> {
+        self.sandbox.as_mut()
     }
 
     /// The id outside that owns what the action writes.

@@ -9,18 +9,18 @@
 use crate::cgroup::{CgroupError, CgroupHost, CgroupTree};
 use crate::harden::Enforcement;
 use crate::host::{self, Features, Support};
-use crate::layer;
 use crate::plan::compile::{CompileError, compile};
 use crate::plan::{Plan, wire};
 use crate::seat::Seats;
 use crate::spec::SandboxSpec;
-use crate::sys::mount::{self, attr};
+use crate::sys::mount;
 use crate::sys::{Errno, process};
+use crate::trees::Trees;
 use crate::zygote::{Zygote, ZygoteError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why the runtime, a template or a sandbox could not be had.
@@ -115,6 +115,17 @@ pub struct Template {
     pub(crate) encoded: OwnedFd,
     /// The number of its view in the zygote.
     pub(crate) view: u32,
+    /// Opens what each sandbox attaches for itself.
+    pub(crate) trees: Arc<Trees>,
+}
+
+/// Templates that are kept; when there are more, those that nobody uses go, least recently used first.
+const TEMPLATES_MAX: usize = 64;
+
+#[derive(Debug)]
+struct Kept {
+    template: Arc<Template>,
+    used: u64,
 }
 
 /// See the module's documentation.
@@ -124,9 +135,10 @@ pub struct Runtime {
     features: Features,
     cgroup_host: CgroupHost,
     pub(crate) seats: Seats,
-    templates: Mutex<HashMap<SandboxSpec, Arc<Template>>>,
-    id_maps: Mutex<HashMap<(u32, u32), Arc<OwnedFd>>>,
+    trees: Arc<Trees>,
+    templates: Mutex<HashMap<SandboxSpec, Kept>>,
     next_view: AtomicU32,
+    next_use: AtomicU64,
 }
 
 impl Runtime {
@@ -158,20 +170,25 @@ impl Runtime {
         let zygote = Arc::new(Zygote::start()?);
         let mut features = features(administrator, &zygote);
         let tree = match options.cgroups {
-            CgroupUse::None => None,
-            CgroupUse::All | CgroupUse::OnlyV2 => CgroupTree::create(&cgroup_host, "sandboxes").ok(),
+            CgroupUse::None => Err("they were not asked for".to_owned()),
+            CgroupUse::All | CgroupUse::OnlyV2 => {
+                CgroupTree::create(&cgroup_host, "sandboxes").map_err(|error| error.to_string())
+            }
         };
-        features.cgroup_v2 = tree.is_some() && cgroup_host.v2_place().is_some();
-        features.shares_memory_cgroup = tree.is_some() && !cgroup_host.v1_places().is_empty();
+        let tree_made = tree.is_ok();
+        features.cgroup_v2 = tree_made && cgroup_host.v2_place().is_some();
+        features.shares_memory_cgroup = tree_made && !cgroup_host.v1_places().is_empty();
         let seats = Seats::new(zygote.clone(), tree, administrator);
+        let trees = Arc::new(Trees::new(zygote.clone(), &features));
         Ok(Runtime {
+            trees,
             zygote,
             features,
             cgroup_host,
             seats,
             templates: Mutex::default(),
-            id_maps: Mutex::default(),
             next_view: AtomicU32::new(1),
+            next_use: AtomicU64::new(0),
         })
     }
 
@@ -211,9 +228,12 @@ impl Runtime {
         fail_at: u32,
     ) -> Result<Arc<Template>, SandboxError> {
         let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(template), 0) = (templates.get(spec), fail_at) {
-            return Ok(template.clone());
+        let used = self.next_use.fetch_add(1, Ordering::Relaxed);
+        if let (Some(kept), 0) = (templates.get_mut(spec), fail_at) {
+            kept.used = used;
+            return Ok(kept.template.clone());
         }
+        self.make_room(&mut templates)?;
         let entries = host::entries(&spec.root).map_err(|error| SandboxError::Host {
             why: format!("cannot read the root directory: {error}"),
             remedy: None,
@@ -221,62 +241,36 @@ impl Runtime {
         let (plan, enforcement) = compile(spec, &self.features, &entries)?;
         let encoded = encode(&plan)?;
         let view = self.next_view.fetch_add(1, Ordering::Relaxed);
-        let trees = self.open_trees(&plan)?;
+        let trees = self.trees.for_view(&plan)?;
         let borrowed: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
         self.zygote.build_view(&plan, encoded.as_fd(), view, &borrowed, fail_at)?;
-        let template = Arc::new(Template { spec: spec.clone(), plan, enforcement, encoded, view });
-        templates.insert(spec.clone(), template.clone());
+        let own = self.trees.clone();
+        let template =
+            Arc::new(Template { spec: spec.clone(), plan, enforcement, encoded, view, trees: own });
+        templates.insert(spec.clone(), Kept { template: template.clone(), used });
         Ok(template)
     }
 
-    fn open_trees(&self, plan: &Plan) -> Result<Vec<OwnedFd>, SandboxError> {
-        plan.trees.iter().map(|tree| self.open_tree(plan, tree)).collect()
-    }
-
-    fn open_tree(&self, plan: &Plan, wanted: &crate::plan::Tree) -> Result<OwnedFd, SandboxError> {
-        let step = plan.number_of(|op| matches!(op, crate::plan::Op::Attach { at, .. } if *at == wanted.at));
-        let failed = |errno| SandboxError::Step(plan.failure(step.unwrap_or(0), errno));
-        let tree = mount::clone_tree(mount::here(), &wanted.source).map_err(failed)?;
-        mount::make_private_recursive(tree.as_fd()).map_err(failed)?;
-        if wanted.attributes & attr::READ_ONLY != 0 {
-            mount::restrict_recursive(tree.as_fd(), wanted.attributes).map_err(failed)?;
-        } else {
-            mount::restrict(tree.as_fd(), wanted.attributes).map_err(failed)?;
+    /// Makes room for one more template: the least recently used one that nobody holds goes, with its view.
+    fn make_room(&self, templates: &mut HashMap<SandboxSpec, Kept>) -> Result<(), SandboxError> {
+        if templates.len() < TEMPLATES_MAX {
+            return Ok(());
         }
-        Ok(tree)
+        let unused = templates.iter().filter(|(_, kept)| Arc::strong_count(&kept.template) == 1);
+        let oldest = unused.min_by_key(|(_, kept)| kept.used).map(|(spec, _)| spec.clone());
+        match oldest.and_then(|spec| templates.remove(&spec)) {
+            Some(kept) => Ok(self.zygote.drop_view(kept.template.view)?),
+            None => Ok(()),
+        }
     }
 
-    /// A detached mount of `tree` in which the files of its owner belong to the action `action_id`; the tree itself,
-    /// if the ids need no mapping here.
+    /// A detached mount of `tree` in which the files of its owner belong to the action `action_id`; `None` where the
+    /// ids need no mapping, or the filesystem has none.
     ///
     /// # Errors
-    /// [`SandboxError::System`] where the filesystem has no idmapped mounts.
+    /// [`SandboxError::System`].
     pub fn map_owner(&self, tree: BorrowedFd<'_>, action_id: u32) -> Result<Option<OwnedFd>, SandboxError> {
-        if !self.features.privileged || !self.features.idmapped_mounts.is_yes() {
-            return Ok(None);
-        }
-        let stat =
-            rustix::fs::fstat(tree).map_err(SandboxError::system("read the owner of the input tree"))?;
-        let key = (stat.st_uid, action_id);
-        let mut maps = self.id_maps.lock().unwrap_or_else(PoisonError::into_inner);
-        let namespace = match maps.get(&key) {
-            Some(namespace) => namespace.clone(),
-            None => {
-                let made =
-                    Arc::new(self.zygote.user_namespace(&layer::exchange_map(stat.st_uid, action_id))?);
-                maps.insert(key, made.clone());
-                made
-            }
-        };
-        drop(maps);
-        match layer::map_owner(tree, namespace.as_fd()) {
-            Ok(mapped) => Ok(Some(mapped)),
-            // This filesystem has no idmapped mounts; the files keep their owner.
-            Err(Errno::INVAL) => Ok(None),
-            Err(errno) => {
-                Err(SandboxError::System { what: "map the owner of the input tree".to_owned(), errno })
-            }
-        }
+        self.trees.map_owner(tree, action_id)
     }
 
     /// Ends the zygote and every sandbox, and removes the cgroups.
@@ -284,8 +278,8 @@ impl Runtime {
     /// # Errors
     /// [`SandboxError::Cgroup`] with the directories that could not be removed.
     pub fn stop(self) -> Result<(), SandboxError> {
-        let Runtime { zygote, seats, templates, .. } = self;
-        drop(templates);
+        let Runtime { zygote, seats, templates, trees, .. } = self;
+        drop((templates, trees));
         let result = seats.stop();
         if let Some(zygote) = Arc::into_inner(zygote) {
             zygote.stop();

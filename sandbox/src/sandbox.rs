@@ -13,7 +13,7 @@ use crate::init::request;
 use crate::init::wire::{FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
 use crate::outcome::{End, Outcome};
 use crate::runtime::{Runtime, SandboxError, Template, sealed};
-use crate::seat::Seat;
+use crate::seat::{Seat, Taken};
 use crate::sys::{Errno, message};
 use crate::verdict::{self, Facts, Waited};
 use crate::zygote::{Wanted, ZygoteError};
@@ -27,8 +27,6 @@ use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
-/// Seats that are tried for one sandbox.
-const SEATS_TRIED_MAX: usize = 3;
 /// How long a sandbox may take to be made or reset.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -60,23 +58,22 @@ impl Sandbox {
     /// # Errors
     /// The step that failed, in words, or why there is no seat.
     pub fn create(runtime: &Runtime, template: &Arc<Template>) -> Result<Sandbox, SandboxError> {
-        let mut last = None;
-        // A spare seat's own zygote may have been killed for memory; then the seat is taken apart, and another taken.
-        for _ in 0..SEATS_TRIED_MAX {
-            match Sandbox::create_in(runtime.seats.take()?, template, 0) {
+        loop {
+            let Taken { seat, was_spare } = runtime.seats.take()?;
+            match Sandbox::create_in(seat, template, 0) {
                 Ok(sandbox) => return Ok(sandbox),
-                Err((error @ SandboxError::Zygote(ZygoteError::Gone { .. }), seat)) => {
-                    let _ = runtime.seats.discard(*seat);
-                    last = Some(error);
-                }
                 Err((error, seat)) => {
-                    // The seat is as it was; the first error is the one that counts.
-                    let _ = runtime.seats.give_back(*seat);
-                    return Err(error);
+                    let dead = matches!(error, SandboxError::Zygote(ZygoteError::Gone { .. }));
+                    // The first error is the one that counts; what is left is found by the next start.
+                    let _ =
+                        if dead { runtime.seats.discard_dead(*seat) } else { runtime.seats.give_back(*seat) };
+                    // A spare seat's zygote may have been killed for memory; a new seat's is not expected to be.
+                    if !(dead && was_spare) {
+                        return Err(error);
+                    }
                 }
             }
         }
-        Err(last.unwrap_or(SandboxError::Ended { what: "make a sandbox" }))
     }
 
     /// Makes a sandbox in this seat; step `fail_at` fails (0: none).
@@ -137,6 +134,14 @@ impl Sandbox {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.state != State::Broken
+    }
+
+    /// Whether [`Sandbox::finish_reset`] would return at once.
+    #[must_use]
+    pub fn is_reset_done(&self) -> bool {
+        let mut events = [PollFd::new(&*self.control, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.state != State::Resetting || poll(&mut events, Some(&now)).is_ok_and(|count| count > 0)
     }
 
     /// Runs an action and returns when all is quiet.
@@ -214,14 +219,17 @@ impl Sandbox {
 
     /// A limit that cannot be had is the request's fault, and the sandbox stays as it is.
     fn set_limits(&mut self, limits: &Limits) -> Result<(), NotBegun> {
-        let Some(cgroup) = self.seat.cgroup.as_mut() else {
-            if *limits == Limits::default() {
-                return Ok(());
+        let cgroup = match &mut self.seat.cgroup {
+            Ok(cgroup) => cgroup,
+            Err(_) if *limits == Limits::default() => return Ok(()),
+            Err(why) => {
+                return Err(NotBegun::Refused {
+                    why: format!("cannot apply limits without a cgroup: {why}"),
+                    hint: Some(
+                        "run as root, or under: systemd-run --user --scope -p Delegate=yes".to_owned(),
+                    ),
+                });
             }
-            return Err(NotBegun::Refused {
-                why: "cannot apply limits: there is no cgroup for this sandbox".to_owned(),
-                hint: Some("run as root, or under: systemd-run --user --scope -p Delegate=yes".to_owned()),
-            });
         };
         cgroup.set_limits(limits).map_err(|error| match error {
             CgroupError::InvalidLimit { .. } | CgroupError::LimitUnavailable { .. } => {
@@ -288,13 +296,13 @@ impl Sandbox {
     }
 
     fn counted(&self) -> Option<cgroup::Usage> {
-        self.seat.cgroup.as_ref()?.usage().ok()
+        self.seat.cgroup.as_ref().ok()?.usage().ok()
     }
 
     /// The last part of the barrier: the cgroup agrees that nobody is left.
     fn is_quiet(&self) -> bool {
         match self.seat.cgroup.as_ref() {
-            Some(cgroup) if cgroup.populated() == Some(true) => {
+            Ok(cgroup) if cgroup.populated() == Some(true) => {
                 cgroup.wait_quiet(QUIET_PATIENCE).unwrap_or(false)
             }
             _ => true,
@@ -336,7 +344,7 @@ impl Sandbox {
         }
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if let Some(cgroup) = self.seat.cgroup.as_mut()
+        if let Ok(cgroup) = self.seat.cgroup.as_mut()
             && !cgroup.resets_peak()
             && cgroup.action_leaf_fd().is_some()
         {
@@ -364,7 +372,7 @@ impl Sandbox {
         self.state = State::Broken;
         match self.receive_until(Some(Instant::now() + READY_PATIENCE)) {
             Ok(Some(FromInit::Ready)) => {
-                if let Some(cgroup) = self.seat.cgroup.as_mut() {
+                if let Ok(cgroup) = self.seat.cgroup.as_mut() {
                     cgroup.rebase()?;
                 }
                 self.state = State::Ready;
@@ -447,13 +455,17 @@ enum Stage {
 
 fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32, OwnedFd), SandboxError> {
     let (ours, theirs) = message::pair().map_err(SandboxError::system("make a control socket"))?;
-    let cgroups = seat.cgroup.as_ref().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
+    let cgroups =
+        seat.cgroup.as_ref().ok().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
+    let trees = template.trees.for_sandbox(&template.plan, seat.ids.action)?;
+    let borrowed: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
     let hatched = seat.zygote.spawn(&Wanted {
         plan: &template.plan,
         encoded: template.encoded.as_fd(),
         view: template.view,
         control: theirs.as_fd(),
         cgroups,
+        trees: &borrowed,
         ids: seat.ids,
         fail_at,
     })?;

@@ -31,18 +31,18 @@ pub struct Seat {
     pub(crate) ids: OuterIds,
     /// Clones into it.
     pub(crate) zygote: Arc<Zygote>,
-    /// Its cgroup, where there are any.
-    pub(crate) cgroup: Option<Slot>,
+    /// Its cgroup, or why there is none.
+    pub(crate) cgroup: Result<Slot, Arc<str>>,
     zygote_place: Option<u32>,
     worn_out: bool,
 }
 
 impl Seat {
-    /// Kills what is left in the cgroup for actions. No further sandbox can be here: from Linux 6.14 on, `clone3` into a
-    /// cgroup that was killed once kills the child.
+    /// Kills what is left in the cgroup for actions. No further sandbox can be here: from Linux 6.14 on, `clone3`
+    /// into a cgroup that was killed once kills the child.
     pub(crate) fn wear_out(&mut self) {
         self.worn_out = true;
-        if let Some(cgroup) = &self.cgroup {
+        if let Ok(cgroup) = &self.cgroup {
             // The caller waits for the effect, and gives up without it.
             let _ = cgroup.kill_action();
         }
@@ -59,6 +59,15 @@ impl Seat {
     pub fn index(&self) -> usize {
         self.index
     }
+}
+
+/// A seat that was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// The seat.
+    pub seat: Seat,
+    /// Whether it was used before, so that its zygote may have died meanwhile.
+    pub was_spare: bool,
 }
 
 #[derive(Debug)]
@@ -79,13 +88,14 @@ struct State {
 #[derive(Debug)]
 pub struct Seats {
     zygote: Arc<Zygote>,
-    tree: Option<CgroupTree>,
+    tree: Result<CgroupTree, Arc<str>>,
     privileged: bool,
     state: Mutex<State>,
 }
 
 impl Seats {
-    pub(crate) fn new(zygote: Arc<Zygote>, tree: Option<CgroupTree>, privileged: bool) -> Self {
+    pub(crate) fn new(zygote: Arc<Zygote>, tree: Result<CgroupTree, String>, privileged: bool) -> Self {
+        let tree = tree.map_err(Arc::from);
         let first = SharedZygote { zygote: zygote.clone(), free: places() };
         let state = State { shared: vec![first], ..State::default() };
         Seats { zygote, tree, privileged, state: Mutex::new(state) }
@@ -95,11 +105,11 @@ impl Seats {
     ///
     /// # Errors
     /// [`SandboxError`], when its cgroup or zygote cannot be made.
-    pub fn take(&self) -> Result<Seat, SandboxError> {
+    pub fn take(&self) -> Result<Taken, SandboxError> {
         let index = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(seat) = state.spare.pop() {
-                return Ok(seat);
+                return Ok(Taken { seat, was_spare: true });
             }
             match state.free_indexes.pop() {
                 Some(index) => index,
@@ -109,23 +119,23 @@ impl Seats {
                 }
             }
         };
-        self.make(index).inspect_err(|_| self.free_index(index))
+        let seat = self.make(index).inspect_err(|_| self.free_index(index))?;
+        Ok(Taken { seat, was_spare: false })
     }
 
     fn make(&self, index: usize) -> Result<Seat, SandboxError> {
         let mut cgroup = match &self.tree {
-            Some(tree) => Some(tree.slot(index)?),
-            None => None,
+            Ok(tree) => Ok(tree.slot(index)?),
+            Err(why) => Err(why.clone()),
         };
-        let own_zygote = cgroup.as_ref().is_some_and(Slot::needs_v1_attach);
+        let own_zygote = cgroup.as_ref().is_ok_and(Slot::needs_v1_attach);
         let (zygote, place) = if own_zygote { (Arc::new(self.zygote.fork()?), None) } else { self.share()? };
-        if let (true, Some(slot), Some(pid)) =
-            (own_zygote, &cgroup, Pid::from_raw(zygote.pid().cast_signed()))
+        if let (true, Ok(slot), Some(pid)) = (own_zygote, &cgroup, Pid::from_raw(zygote.pid().cast_signed()))
         {
             slot.attach_v1(pid)?;
         }
         let ids = self.ids(&zygote, place.unwrap_or(0));
-        if let (Some(slot), true) = (&mut cgroup, self.privileged) {
+        if let (Ok(slot), true) = (&mut cgroup, self.privileged) {
             slot.delegate_to(ids.init, ids.init)?;
         }
         Ok(Seat { index, ids, zygote, cgroup, zygote_place: place, worn_out: false })
@@ -160,7 +170,7 @@ impl Seats {
     /// As [`Seats::discard`].
     pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
         let deserted =
-            !seat.worn_out && seat.cgroup.as_ref().is_none_or(|cgroup| cgroup.populated() != Some(true));
+            !seat.worn_out && seat.cgroup.as_ref().ok().is_none_or(|cgroup| cgroup.populated() != Some(true));
         if deserted {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.spare.len() < SPARE_SEATS_MAX {
@@ -188,11 +198,24 @@ impl Seats {
         }
         // A zygote of its own ends here, before its cgroup is removed.
         drop(zygote);
-        if let Some(slot) = cgroup {
+        if let Ok(slot) = cgroup {
             slot.destroy()?;
         }
         self.free_index(index);
         Ok(())
+    }
+
+    /// Takes a seat apart whose zygote has ended; a shared zygote serves nobody any more.
+    ///
+    /// # Errors
+    /// As [`Seats::discard`].
+    pub fn discard_dead(&self, seat: Seat) -> Result<(), SandboxError> {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shared
+            .retain(|shared| !Arc::ptr_eq(&shared.zygote, &seat.zygote));
+        self.discard(seat)
     }
 
     fn free_index(&self, index: usize) {
@@ -214,8 +237,8 @@ impl Seats {
         drop(state);
         drop(zygote);
         let destroyed = match tree {
-            Some(tree) => tree.destroy().map_err(SandboxError::from),
-            None => Ok(()),
+            Ok(tree) => tree.destroy().map_err(SandboxError::from),
+            Err(_) => Ok(()),
         };
         trimmed.and(destroyed)
     }

@@ -59,8 +59,11 @@ pub(crate) fn conclude(waited: &Waited, facts: &Facts, action: &Action<'_>, plan
 
 fn end_of(report: &Exited, timed_out: bool, action: &Action<'_>, plan: &Plan) -> End {
     if report.failed_step != 0 {
-        let failure = plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
+        let mut failure = plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
         let step = plan.steps.get(report.failed_step as usize - 1).map(|step| &step.op);
+        if let Some(Op::ChangeDirectory) = step {
+            failure.what = format!("change to the working directory {}", action.directory.to_string_lossy());
+        }
         return End::NotStarted { failure, is_command: matches!(step, Some(Op::Exec)) };
     }
     let (exited, signal) = (report.status & 0x7f == 0, report.status & 0x7f);

@@ -55,15 +55,22 @@ impl Streams {
         Ok((File::create(&self.out)?, File::create(&self.err)?))
     }
 
-    /// The last line that was said on standard error, or on standard output.
+    /// The line that says what went wrong: the first with an error in it, else the last one; from standard error, or
+    /// where that is empty from standard output.
     #[must_use]
     pub fn last_words(&self) -> String {
-        [&self.err, &self.out]
-            .into_iter()
-            .filter_map(|path| std::fs::read_to_string(path).ok())
-            .find_map(|text| text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned))
+        let texts = [&self.err, &self.out].into_iter().filter_map(|path| std::fs::read(path).ok());
+        texts
+            .map(|bytes| telling_line(&String::from_utf8_lossy(&bytes)))
+            .find(|line| !line.is_empty())
             .unwrap_or_default()
     }
+}
+
+fn telling_line(text: &str) -> String {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let error = lines.clone().find(|line| line.contains("error:"));
+    error.or_else(|| lines.next_back()).unwrap_or_default().to_owned()
 }
 
 /// A command line with its surroundings.
@@ -175,6 +182,14 @@ mod tests {
         let status = bare.run(&streams).unwrap();
         assert_eq!((status.code(), streams.last_words().as_str()), (Some(3), "/"));
         assert_eq!(std::fs::read_to_string(dir.path().join("a.out")).unwrap(), "/tmp\n");
+    }
+
+    #[test]
+    fn the_telling_line_is_the_first_error_or_the_last_line() {
+        let compiler = "a.c: In function 'f':\na.c:1:9: error: expected ';'\ncompilation terminated.\n";
+        assert_eq!(telling_line(compiler), "a.c:1:9: error: expected ';'");
+        assert_eq!(telling_line("first\nlast\n\n"), "last");
+        assert_eq!(telling_line("\n"), "");
     }
 
     #[test]

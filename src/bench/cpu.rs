@@ -1,10 +1,11 @@
 //! CPU time of everything that an operation makes run.
 //!
 //! ```text
-//! this process   clock_gettime(CLOCK_PROCESS_CPUTIME_ID)                     ns   all threads, the daemon's side of it
-//! its children   getrusage(RUSAGE_CHILDREN)                                  us   bare runs and peers, once reaped
-//! zygotes        clock_getcpuclockid(3) of each                              ns   clones, and the reaping of inits
-//! sandboxes      the slot's cgroup: cpu.stat (v2) or cpuacct.usage (v1)   us, ns  init, waiting process, action, reset, exit
+//! this process   clock_gettime(CLOCK_PROCESS_CPUTIME_ID)      ns      all threads: the daemon's side
+//! its children   getrusage(RUSAGE_CHILDREN)                   us      bare runs and peers, once reaped
+//! zygotes        clock_getcpuclockid(3) of each               ns      clones, and the reaping of inits
+//! sandboxes      the slot's cgroup: cpu.stat (v2)             us      init, waiting process, action, reset, exit
+//!                or cpuacct.usage (v1)                        ns
 //! ```
 //! A reading is the sum; what an operation took is the difference of two. The cgroup is that of the whole slot, so that
 //! resets and the end of a sandbox count, whoever has reaped what, and whether the action's leaf was renewed.

@@ -69,7 +69,7 @@ impl BenchError {
         match self {
             BenchError::Sandbox(error) => error.hint(),
             BenchError::NoProgram { remedy, .. } => Some((*remedy).to_owned()),
-            BenchError::NoScratch { .. } => Some("choose a directory with --layers".to_owned()),
+            BenchError::NoScratch { .. } => Some("choose a directory with --layer-dir".to_owned()),
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
 //! A progress bar for long work, on a terminal only.
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::io::IsTerminal;
 
 /// How often the bar may be drawn: drawing takes CPU time from what is measured.
@@ -13,7 +13,8 @@ pub fn bar(steps: usize, wanted: bool) -> ProgressBar {
     }
     let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
-    let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
+    // However the work ends, the bar goes.
+    let bar = ProgressBar::with_draw_target(Some(steps as u64), target).with_finish(ProgressFinish::AndClear);
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -237,8 +237,8 @@ impl CaseReport {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cpu::Reading;
     use super::*;
+    use crate::bench::cpu::Reading;
     use std::time::Duration;
 
     fn series(latencies: &[u64], phases: &[(&'static str, u64)]) -> Series {

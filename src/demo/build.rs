@@ -1,10 +1,9 @@
 //! All tasks by all strategies: in portions, in parallel, measured.
 use super::error::DemoError;
-use super::workshop::{Site, Strategy, Task, Took, Workshop};
+use super::workshop::{Desk, Site, Strategy, Task, Took, Workshop};
 use crate::bench::command::{Orphans, Streams};
 use crate::bench::cpu::{Reading, TreeCpu};
 
-use fulgurite_sandbox::runtime::Runtime;
 use indicatif::ProgressBar;
 use std::fs;
 use std::path::Path;
@@ -39,18 +38,15 @@ pub struct Built {
 /// # Errors
 /// The first failure of a strategy that must work; bubblewrap may fail, and is then left out.
 pub fn all(
-    runtime: &Runtime,
     workshop: &Workshop,
     root: &Path,
-    strategies: &[Strategy],
     tasks: &[Task],
-    jobs: usize,
     bar: &ProgressBar,
 ) -> Result<Vec<Built>, DemoError> {
     let mut orphans = Orphans::adopt();
     let mut all = Vec::new();
-    for strategy in strategies {
-        all.push(Built::new(runtime, workshop, root, *strategy, tasks.len(), jobs)?);
+    for strategy in workshop.strategies() {
+        all.push(Built::new(workshop, root, strategy, tasks.len())?);
     }
     // The smallest file once by everyone, unmeasured: caches fill, seats are made, a broken peer shows.
     let last = tasks.len().saturating_sub(1);
@@ -59,7 +55,7 @@ pub fn all(
         (built.wall, built.cpu) = (Duration::ZERO, Reading::default());
     }
     orphans.know();
-    let portion = jobs * TASKS_PER_JOB;
+    let portion = workshop.jobs * TASKS_PER_JOB;
     for (number, start) in (0..tasks.len()).step_by(portion).enumerate() {
         let range = start..tasks.len().min(start + portion);
         for turn in 0..all.len() {
@@ -74,19 +70,12 @@ pub fn all(
 }
 
 impl Built {
-    fn new(
-        runtime: &Runtime,
-        workshop: &Workshop,
-        root: &Path,
-        strategy: Strategy,
-        tasks: usize,
-        jobs: usize,
-    ) -> Result<Self, DemoError> {
+    fn new(workshop: &Workshop, root: &Path, strategy: Strategy, tasks: usize) -> Result<Self, DemoError> {
         let destination = workshop.scratch.directory(strategy.name())?;
         let objects = destination.join("objects");
         fs::create_dir(&objects).map_err(DemoError::file(format!("make {}", objects.display())))?;
         let streams: Result<Vec<_>, _> =
-            (0..jobs).map(|job| Streams::new(&destination, &format!("job-{job}"))).collect();
+            (0..workshop.jobs).map(|job| Streams::new(&destination, &format!("job-{job}"))).collect();
         Ok(Built {
             strategy,
             site: Site { root: root.to_path_buf(), destination },
@@ -94,7 +83,7 @@ impl Built {
             cpu: Reading::default(),
             took: vec![None; tasks],
             error: None,
-            counter: TreeCpu::carrying(runtime),
+            counter: TreeCpu::carrying(&workshop.runtime),
             streams: streams?,
         })
     }
@@ -147,7 +136,8 @@ impl Built {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(task) = tasks.get(index).filter(|_| index < range.end) else { return };
-                match workshop.run(self.strategy, task, &self.site, streams, &self.counter) {
+                let desk = Desk { site: &self.site, streams, cpu: &self.counter };
+                match workshop.run(self.strategy, task, desk) {
                     Ok(took) => {
                         done.lock().unwrap_or_else(PoisonError::into_inner).push((index, took));
                     }

@@ -32,7 +32,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use units::{INCLUDE_DIRECTORIES, Sources, Unit};
-use workshop::{Site, Strategy, Task, Workshop};
+use workshop::{Desk, Site, Strategy, Task, Workshop};
 
 /// The program that is linked with the library.
 const CHECK: &str = include_str!("check.c");
@@ -69,8 +69,9 @@ pub fn run(runtime: &Arc<Runtime>, options: &DemoOptions) -> Result<DemoReport, 
     let sources = Sources::read(&options.sources)?;
     let jobs = options.jobs.max(1);
     let workshop = Workshop::open(runtime, jobs, &[&options.sources, &options.out])?;
-    let demo = Demo { runtime, workshop: &workshop, compiler, archiver };
-    let report = demo.run(&sources, jobs, options);
+    check_out(&options.out)?;
+    let demo = Demo { workshop: &workshop, compiler, archiver };
+    let report = demo.run(&sources, options);
     let closed = workshop.close();
     let report = report?;
     closed?;
@@ -78,29 +79,27 @@ pub fn run(runtime: &Arc<Runtime>, options: &DemoOptions) -> Result<DemoReport, 
 }
 
 struct Demo<'a> {
-    runtime: &'a Runtime,
     workshop: &'a Workshop,
     compiler: PathBuf,
     archiver: PathBuf,
 }
 
 impl Demo<'_> {
-    fn run(&self, sources: &Sources, jobs: usize, options: &DemoOptions) -> Result<DemoReport, DemoError> {
-        let host = HostReport::now(self.runtime, self.workshop.scratch.filesystem());
+    fn run(&self, sources: &Sources, options: &DemoOptions) -> Result<DemoReport, DemoError> {
+        let host = HostReport::now(&self.workshop.runtime, self.workshop.scratch.filesystem());
         let root = self.workshop.scratch.directory("zstd")?;
         sources.write(&root)?;
         let units = sources.units()?;
         let tasks: Vec<Task> = units.iter().map(|unit| self.compile(unit)).collect();
-        let strategies = self.workshop.strategies();
-        let bar = progress::bar(tasks.len() * strategies.len(), options.progress);
-        let built = build::all(self.runtime, self.workshop, &root, &strategies, &tasks, jobs, &bar);
+        let bar = progress::bar(tasks.len() * self.workshop.strategies().len(), options.progress);
+        let built = build::all(self.workshop, &root, &tasks, &bar);
         bar.finish_and_clear();
         let built = built?;
         build::compare(&built, &tasks)?;
         let library = self.library(&root, &tasks, &built)?;
-        let finished = Finished::take(&library, &options.out)?;
+        let finished = Finished::take(library, &options.out)?;
         let inputs = units.iter().map(|unit| unit.inputs.len()).sum();
-        Ok(DemoReport::new(host, self.workshop, jobs, inputs, &built, library.said, finished))
+        Ok(DemoReport::new(host, self.workshop, inputs, &built, finished))
     }
 
     fn compile(&self, unit: &Unit) -> Task {
@@ -125,8 +124,9 @@ impl Demo<'_> {
         let check = site.root.join("check.c");
         fs::write(&check, CHECK).map_err(DemoError::file(format!("write {}", check.display())))?;
         let streams = Streams::new(self.workshop.scratch.path(), "library")?;
-        let cpu = TreeCpu::new(self.runtime);
-        let run = |task: &Task| self.workshop.run(Strategy::Warm, task, &site, &streams, &cpu);
+        let cpu = TreeCpu::new(&self.workshop.runtime);
+        let desk = Desk { site: &site, streams: &streams, cpu: &cpu };
+        let run = |task: &Task| self.workshop.run(Strategy::Warm, task, desk);
 
         let objects: Vec<ExecPath> = tasks.iter().filter_map(|task| task.output.clone()).collect();
         let archive = exec_path("libzstd.a")?;
@@ -177,12 +177,14 @@ pub struct Finished {
     pub files: Vec<PathBuf>,
     /// The size of the library.
     pub library_bytes: u64,
+    /// What the program said.
+    pub said: String,
 }
 
 impl Finished {
-    fn take(library: &Library, out: &Path) -> Result<Self, DemoError> {
-        fs::create_dir_all(out).map_err(DemoError::file(format!("make the directory {}", out.display())))?;
-        let mut finished = Finished { files: Vec::new(), library_bytes: 0 };
+    fn take(library: Library, out: &Path) -> Result<Self, DemoError> {
+        make_out(out)?;
+        let mut finished = Finished { files: Vec::new(), library_bytes: 0, said: library.said };
         for file in &library.files {
             let target = out.join(file.file_name().unwrap_or_default());
             // A new file, never the old inode: the program may be running.
@@ -204,6 +206,22 @@ impl Finished {
         }
         Ok(finished)
     }
+}
+
+fn make_out(out: &Path) -> Result<(), DemoError> {
+    fs::create_dir_all(out).map_err(DemoError::file(format!("make the directory {}", out.display())))
+}
+
+/// Finds out before all the work whether the results can go there, and leaves nothing.
+fn check_out(out: &Path) -> Result<(), DemoError> {
+    let is_new = !out.exists();
+    make_out(out)?;
+    if is_new {
+        return fs::remove_dir(out)
+            .map_err(DemoError::file(format!("remove the directory {}", out.display())));
+    }
+    let access = rustix::fs::access(out, rustix::fs::Access::WRITE_OK);
+    access.map_err(|errno| DemoError::file(format!("write to {}", out.display()))(errno.into()))
 }
 
 fn exec_path(path: &str) -> Result<ExecPath, DemoError> {

@@ -67,10 +67,8 @@ impl DemoReport {
     pub(super) fn new(
         host: HostReport,
         workshop: &Workshop,
-        jobs: usize,
         inputs: usize,
         built: &[Built],
-        said: String,
         finished: Finished,
     ) -> Self {
         let floor = built.first();
@@ -78,13 +76,13 @@ impl DemoReport {
             host,
             files: floor.map_or(0, |built| built.took.len()),
             inputs,
-            jobs,
+            jobs: workshop.jobs,
             limits: limits_in_words(&workshop.limits),
             identical: true,
             strategies: built.iter().map(|built| strategy(built, floor)).collect(),
             results: finished.files,
             library_bytes: finished.library_bytes,
-            said,
+            said: finished.said,
         }
     }
 }

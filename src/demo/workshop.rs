@@ -108,15 +108,29 @@ pub struct Site {
     pub destination: PathBuf,
 }
 
+/// What one job works with.
+#[derive(Clone, Copy, Debug)]
+pub struct Desk<'a> {
+    /// Where inputs come from and outputs go to.
+    pub site: &'a Site,
+    /// Where a task writes what it says.
+    pub streams: &'a Streams,
+    /// Counts CPU time.
+    pub cpu: &'a TreeCpu,
+}
+
 /// See the module's documentation.
 pub struct Workshop {
-    runtime: Arc<Runtime>,
+    /// The runtime.
+    pub runtime: Arc<Runtime>,
     template: Arc<Template>,
     spec: SandboxSpec,
     pool: Pool,
     places: Places,
     variables: Vec<CString>,
     bubblewrap: Option<PathBuf>,
+    /// Actions at a time.
+    pub jobs: usize,
     /// The limits of sandboxed actions.
     pub limits: Limits,
     /// The scratch place.
@@ -144,6 +158,7 @@ impl Workshop {
             places: Places { explicit: Some(layers), uid, ..Places::default() },
             variables: variables_inside(),
             bubblewrap: crate::bench::command::installed("bwrap"),
+            jobs,
             limits: limits(runtime),
             scratch,
             runtime: runtime.clone(),
@@ -162,24 +177,18 @@ impl Workshop {
     ///
     /// # Errors
     /// [`DemoError`], naming the task.
-    pub fn run(
-        &self,
-        strategy: Strategy,
-        task: &Task,
-        site: &Site,
-        streams: &Streams,
-        cpu: &TreeCpu,
-    ) -> Result<Took, DemoError> {
+    pub fn run(&self, strategy: Strategy, task: &Task, desk: Desk<'_>) -> Result<Took, DemoError> {
+        let site = desk.site;
         match strategy {
-            Strategy::Bare => self.bare(task.command(&site.destination), strategy, task, site, streams),
+            Strategy::Bare => self.bare(task.command(&site.destination), strategy, task, desk),
             Strategy::Bubblewrap => {
                 let mut line: Vec<OsString> = self.bubblewrap.iter().map(OsString::from).collect();
                 line.extend(peers::bubblewrap(&[(&site.root, false), (&site.destination, true)]));
                 line.extend(task.command(&site.destination));
-                self.bare(line, strategy, task, site, streams)
+                self.bare(line, strategy, task, desk)
             }
-            Strategy::Cold => self.cold(task, site, streams, cpu),
-            Strategy::Warm => self.warm(task, site, streams, cpu),
+            Strategy::Cold => self.cold(task, desk),
+            Strategy::Warm => self.warm(task, desk),
         }
     }
 
@@ -188,47 +197,46 @@ impl Workshop {
         arguments: Vec<OsString>,
         strategy: Strategy,
         task: &Task,
-        site: &Site,
-        streams: &Streams,
+        desk: Desk<'_>,
     ) -> Result<Took, DemoError> {
         let started = Instant::now();
         let temporary = self.scratch.path().to_path_buf();
-        let status = Bare { arguments, directory: site.root.clone(), temporary }.run(streams);
+        let status = Bare { arguments, directory: desk.site.root.clone(), temporary }.run(desk.streams);
         let latency = started.elapsed();
         let why = match status {
             Ok(status) if status.success() => return Ok(Took { latency, around: None }),
-            Ok(status) => format!("{status}: {}", streams.last_words()),
+            Ok(status) => format!("{status}: {}", desk.streams.last_words()),
             Err(error) => error.to_string(),
         };
         Err(DemoError::Bare { action: task.title.clone(), strategy: strategy.name(), why })
     }
 
-    fn cold(&self, task: &Task, site: &Site, streams: &Streams, cpu: &TreeCpu) -> Result<Took, DemoError> {
+    fn cold(&self, task: &Task, desk: Desk<'_>) -> Result<Took, DemoError> {
         let started = Instant::now();
         let mut sandbox = Sandbox::create(&self.runtime, &self.template)?;
         let action_id = sandbox.action_id();
         let (layer, outcome) =
-            self.sandboxed(Strategy::Cold, task, site, streams, action_id, |action| sandbox.run(action))?;
+            self.sandboxed(Strategy::Cold, task, desk, action_id, |action| sandbox.run(action))?;
         let latency = started.elapsed();
-        cpu.note(&sandbox);
-        cpu.add(&outcome);
-        cpu.retire(&sandbox);
+        desk.cpu.note(&sandbox);
+        desk.cpu.add(&outcome);
+        desk.cpu.retire(&sandbox);
         sandbox.destroy(&self.runtime)?;
         remove(layer);
         Ok(took(latency, &outcome))
     }
 
-    fn warm(&self, task: &Task, site: &Site, streams: &Streams, cpu: &TreeCpu) -> Result<Took, DemoError> {
+    fn warm(&self, task: &Task, desk: Desk<'_>) -> Result<Took, DemoError> {
         let started = Instant::now();
         let mut lease = self.pool.lease(&self.spec)?;
         let action_id = lease.action_id();
         let (layer, outcome) =
-            self.sandboxed(Strategy::Warm, task, site, streams, action_id, |action| lease.run(action))?;
+            self.sandboxed(Strategy::Warm, task, desk, action_id, |action| lease.run(action))?;
         let latency = started.elapsed();
         if let Some(sandbox) = lease.sandbox() {
-            cpu.note(sandbox);
+            desk.cpu.note(sandbox);
         }
-        cpu.add(&outcome);
+        desk.cpu.add(&outcome);
         // The sandbox resets itself, and the layer is removed, while the next action runs elsewhere.
         drop(lease);
         self.pool.cleaner().clean(move || remove(layer));
@@ -240,11 +248,11 @@ impl Workshop {
         &self,
         strategy: Strategy,
         task: &Task,
-        site: &Site,
-        streams: &Streams,
+        desk: Desk<'_>,
         action_id: u32,
         run: impl FnOnce(&Action<'_>) -> Outcome,
     ) -> Result<(Option<Layer>, Outcome), DemoError> {
+        let Desk { site, streams, .. } = desk;
         let (root, destination) = (open(&site.root)?, open(&site.destination)?);
         let outputs = outputs(task);
         let spec = ViewSpec {

@@ -139,6 +139,18 @@ fn sandboxed(runtime: &Runtime, spec: &ViewSpec<'_>, action_id: u32) -> Result<V
     }
 }
 
+/// Staged inputs keep their owner, since they are links; their directories get the same one, and the mount shows all of
+/// them as the action's own. Where ids cannot be mapped, the directories at least belong to the action.
+fn input_owner(runtime: &Runtime, exec_root: BorrowedFd<'_>) -> Result<Option<Owner>, ViewError> {
+    let features = runtime.features();
+    if !features.privileged || !features.idmapped_mounts.is_yes() {
+        return Ok(None);
+    }
+    let stat = rustix::fs::fstat(exec_root)
+        .map_err(|errno| ViewError::Mount { what: "read the owner of the exec root".to_owned(), errno })?;
+    Ok(Some(Owner { uid: stat.st_uid, gid: stat.st_gid }))
+}
+
 fn overlay(
     runtime: &Runtime,
     spec: &ViewSpec<'_>,
@@ -158,8 +170,9 @@ fn overlay(
             .map_err(|_| Errno::MFILE)
             .map_err(failed("open the exec root"))?,
         Some(inputs) => {
-            let tree =
-                InputTree::build(layer.dir(), c"tree", spec.exec_root, inputs, owner, TreeLimits::default())?;
+            let built_for = input_owner(runtime, spec.exec_root)?.or(owner);
+            let limits = TreeLimits::default();
+            let tree = InputTree::build(layer.dir(), c"tree", spec.exec_root, inputs, built_for, limits)?;
             staged.links = tree.made.links;
             staged.bytes_copied = tree.made.bytes_copied;
             staged.unreadable = tree.made.unreadable.iter().map(|path| path.display().to_string()).collect();
@@ -167,8 +180,7 @@ fn overlay(
         }
     };
     prepare_output_parents(layer.upper(), Some(lower.as_fd()), spec.outputs, owner)?;
-    // A staged tree belongs to the action already.
-    let mapped = if spec.inputs.is_none() { runtime.map_owner(lower.as_fd(), action_id)? } else { None };
+    let mapped = runtime.map_owner(lower.as_fd(), action_id)?;
     staged.owner_mapped = mapped.is_some();
     let work =
         layer::open_directory(layer.dir(), c"work").map_err(failed("open the layer's work directory"))?;

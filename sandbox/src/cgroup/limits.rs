@@ -31,6 +31,19 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The names of the limits that are not left open.
+    #[must_use]
+    pub fn asked_for(&self) -> Vec<&'static str> {
+        let names = [
+            ("memory_bytes_max", self.memory_bytes_max.is_some()),
+            ("memory_bytes_high", self.memory_bytes_high.is_some()),
+            ("cpu_milli_max", self.cpu_milli_max.is_some()),
+            ("cpu_weight", self.cpu_weight.is_some()),
+            ("pids_max", self.pids_max.is_some()),
+        ];
+        names.into_iter().filter(|(_, asked)| *asked).map(|(name, _)| name).collect()
+    }
+
     /// Refuses limits that no kernel could honor or that could never act.
     ///
     /// # Errors

@@ -8,12 +8,12 @@
 //! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
 use super::interpret::{Context, Failed, proc_path};
 use super::{CGROUP, CONTROL, FIRST_FREE, place};
-use crate::plan::wire::{PlanBytes, code};
+use crate::plan::wire::{PlanBytes, StepBytes, code};
 use crate::plan::{Phase, machinery};
 use crate::sys::{Errno, Result, message, mount, process};
 use crate::zygote::wire::{FromZygote, ToZygote};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use std::ffi::{CStr, CString};
@@ -26,7 +26,7 @@ struct Ids {
 }
 
 impl Ids {
-    /// The map from ids inside to these.
+    /// The map from two ids inside to these.
     fn map(self, init: u32, action: u32) -> Result<CString> {
         let text = if self.init == self.action {
             format!("{action} {} 1\n", self.action)
@@ -34,6 +34,12 @@ impl Ids {
             format!("{init} {} 1\n{action} {} 1\n", self.init, self.action)
         };
         CString::new(text).map_err(|_| Errno::INVAL)
+    }
+
+    /// The maps for users and groups that a plan's step asks for.
+    fn maps(self, step: &StepBytes<'_>) -> Result<[CString; 2]> {
+        let group = |index| u32::try_from(step.wide(index)).map_err(|_| Errno::BADMSG);
+        Ok([self.map(step.small(0), step.small(1))?, self.map(group(0)?, group(1)?)?])
     }
 }
 
@@ -54,6 +60,7 @@ struct Nursery {
 struct Networks {
     /// The daemon's, for sandboxes that share it.
     host: OwnedFd,
+    can_return: bool,
     now: NetworkNow,
     /// What the last sandbox wanted: loopback up (`true`), down (`false`), or none of its own.
     wanted: Option<bool>,
@@ -70,6 +77,13 @@ enum NetworkNow {
 }
 
 impl Networks {
+    fn new(host: OwnedFd) -> Self {
+        // Who cannot come back must not leave: an ordinary user's zygote has no power over the host's namespace.
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        let can_return = rustix::thread::move_into_link_name_space(host.as_fd(), kind).is_ok();
+        Networks { host, can_return, now: NetworkNow::Host, wanted: None }
+    }
+
     /// Gets ready to clone a sandbox. True: the clone inherits a fresh namespace and must not ask for another.
     fn hand_over(&mut self, wanted: Option<bool>) -> Result<bool> {
         self.wanted = wanted;
@@ -95,7 +109,7 @@ impl Networks {
     /// Makes the next namespace, when there is time. Without it, the next sandbox makes its own.
     fn prepare(&mut self) {
         let Some(up) = self.wanted else { return };
-        if matches!(self.now, NetworkNow::Prepared(_)) {
+        if !self.can_return || matches!(self.now, NetworkNow::Prepared(_)) {
             return;
         }
         // SAFETY: unshare(2) takes an integer; the zygote has one thread.
@@ -152,7 +166,7 @@ fn run(socket: OwnedFd) -> ! {
 fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
     match leave_host() {
         Ok((signals, proc, host)) => {
-            let networks = Networks { host, now: NetworkNow::Host, wanted: None };
+            let networks = Networks::new(host);
             Ok(Nursery { socket, signals, proc, networks })
         }
         Err(errno) => Err((socket, errno)),
@@ -253,6 +267,7 @@ impl Nursery {
                 let ids = Ids { init: init_id, action: action_id };
                 self.spawn(view, fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
             }
+            ToZygote::DropView { view } => drop_view(view).map(|()| (0, None)).map_err(machinery),
             ToZygote::Fork => self.fork(descriptors).map(|pid| (pid, None)).map_err(machinery),
             ToZygote::UserNamespace { map, length } => self
                 .user_namespace(map.get(..length).unwrap_or(&[]))
@@ -308,6 +323,7 @@ impl Nursery {
         let plan = take(0).ok_or(machinery(Errno::BADF))?;
         let control = take(1).ok_or(machinery(Errno::BADF))?;
         let cgroups = if in_cgroup { take(2).zip(take(3)) } else { None };
+        let first_tree = if in_cgroup { 4 } else { 2 };
         let bytes = read_plan(&plan).map_err(machinery)?;
         let plan = PlanBytes::new(&bytes).map_err(machinery)?;
         let path = view_path(view);
@@ -315,6 +331,9 @@ impl Nursery {
             find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
         let (map_step, map) = find(plan, code::MAP_IDS).ok_or(machinery(Errno::BADMSG))?;
         let mut context = Context::new(plan, &path, fail_at);
+        for (slot, tree) in context.trees.iter_mut().zip(descriptors.iter_mut().skip(first_tree)) {
+            *slot = tree.take();
+        }
         context.guard(clone_step).map_err(|errno| Failed { step: clone_step, errno })?;
         let (gate_ours, gate_theirs) = message::pair().map_err(machinery)?;
         let own_network = namespaces & process::clone_flag::NEW_NET != 0;
@@ -334,7 +353,8 @@ impl Nursery {
                 let pidfd = pidfd.ok_or(machinery(Errno::BADF))?;
                 let mapped = context
                     .guard(map_step)
-                    .and_then(|()| self.map_ids(pid, &ids.map(map.small(0), map.small(1))?));
+                    .and_then(|()| ids.maps(&map))
+                    .and_then(|[users, groups]| self.map_ids(pid, [&users, &groups]));
                 if let Err(errno) = mapped.and_then(|()| message::send(gate_ours.as_fd(), b"go", &[])) {
                     let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                     return Err(Failed { step: map_step, errno });
@@ -344,10 +364,10 @@ impl Nursery {
         }
     }
 
-    /// Writes the same map for users and groups, in the one write that the kernel takes (user_namespaces(7)).
-    fn map_ids(&self, pid: Pid, map: &CStr) -> Result<()> {
+    /// Writes the maps of users and groups, each in the one write that the kernel takes (user_namespaces(7)).
+    fn map_ids(&self, pid: Pid, [users, groups]: [&CStr; 2]) -> Result<()> {
         let mut buffer = [0u8; 48];
-        for file in ["gid_map", "uid_map"] {
+        for (file, map) in [("gid_map", groups), ("uid_map", users)] {
             let path = proc_path(&mut buffer, pid, file).ok_or(Errno::NAMETOOLONG)?;
             let file = rustix::fs::openat(&self.proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
             rustix::io::write(&file, map.to_bytes())?;
@@ -391,7 +411,7 @@ impl Nursery {
             }
             process::Cloned::Parent(pid, _) => {
                 drop(gate_theirs);
-                self.map_ids(pid, &map)?;
+                self.map_ids(pid, [&map, &map])?;
                 let mut buffer = [0u8; 48];
                 let path = proc_path(&mut buffer, pid, "ns/user").ok_or(Errno::NAMETOOLONG)?;
                 rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -400,35 +420,72 @@ impl Nursery {
     }
 }
 
-fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, crate::plan::wire::StepBytes<'_>)> {
+/// Takes a view down. Sandboxes that were cloned from it keep their own copy.
+fn drop_view(view: u32) -> Result<()> {
+    let path = view_path(view);
+    mount::detach(&path)?;
+    rustix::fs::rmdir(&path)
+}
+
+fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, StepBytes<'_>)> {
     (1..=plan.len() as u32)
         .find_map(|number| plan.step(number).filter(|step| step.code() == wanted).map(|step| (number, step)))
 }
 
 /// The child: waits for its id maps, lets go of the zygote's descriptors, and becomes init.
-fn hatch(context: Context<'_>, control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>, gate: OwnedFd) -> ! {
+fn hatch(
+    mut context: Context<'_>,
+    control: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    gate: OwnedFd,
+) -> ! {
     let mut buffer = [0; message::BYTES_MAX];
     match message::receive(gate.as_fd(), &mut buffer, &mut message::no_descriptors(), true) {
         Ok(Some(_)) => {}
         // The maps could not be written, or the zygote is gone.
         _ => process::exit_now(1),
     }
-    let placed = arrange(control, cgroup);
-    if placed.is_err() || process::close_from(FIRST_FREE).is_err() {
+    let arranged = arrange(&mut context, control, cgroup);
+    if arranged.and_then(process::close_from).is_err() {
         process::exit_now(1);
     }
     super::serve(context, cgroup.is_some())
 }
 
-fn arrange(control: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<()> {
-    // Copies far from the fixed numbers first, so that placing one does not overwrite the other.
-    let control = rustix::io::fcntl_dupfd_cloexec(control, 32)?;
-    let cgroup = cgroup.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 32)).transpose()?;
-    place(control.as_fd(), CONTROL)?;
-    if let Some(cgroup) = &cgroup {
-        place(cgroup.as_fd(), CGROUP)?;
+/// Moves the descriptors that init keeps to the lowest numbers. Gives the first number that is free then.
+fn arrange(
+    context: &mut Context<'_>,
+    control: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<i32> {
+    // Copies far from the fixed numbers first, so that placing one does not overwrite the other. They are not closed
+    // here: the caller closes everything beyond the fixed numbers at once.
+    let far = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 512).map(IntoRawFd::into_raw_fd);
+    let control = far(control)?;
+    let cgroup = cgroup.map(far).transpose()?;
+    for slot in &mut context.trees {
+        if let Some(tree) = slot.take() {
+            let copy = far(tree.as_fd())?;
+            let _ = tree.into_raw_fd();
+            // SAFETY: `far` has just made this descriptor, and nobody else owns it.
+            *slot = Some(unsafe { OwnedFd::from_raw_fd(copy) });
+        }
     }
-    // `close_from` closes the copies; they must not be closed a second time.
-    let _ = (control.into_raw_fd(), cgroup.map(IntoRawFd::into_raw_fd));
-    Ok(())
+    // SAFETY: both descriptors were made above and stay open until the caller closes everything.
+    let borrow = |fd: i32| unsafe { BorrowedFd::borrow_raw(fd) };
+    place(borrow(control), CONTROL)?;
+    if let Some(cgroup) = cgroup {
+        place(borrow(cgroup), CGROUP)?;
+    }
+    let mut next = FIRST_FREE;
+    for slot in &mut context.trees {
+        if let Some(tree) = slot.take() {
+            place(tree.as_fd(), next)?;
+            let _ = tree.into_raw_fd();
+            // SAFETY: `place` has just made this descriptor; it stays below what the caller closes.
+            *slot = Some(unsafe { OwnedFd::from_raw_fd(next) });
+            next += 1;
+        }
+    }
+    Ok(next)
 }

@@ -88,8 +88,9 @@ pub fn compile(
     create(&mut plan, spec, features);
     lease(&mut plan, spec);
     let enforcement = action(&mut plan, spec, features)?;
-    if plan.trees.len() > TREES_MAX {
-        return Err(CompileError::TooManyMounts { count: plan.trees.len() });
+    let count = plan.trees.len().max(plan.own_trees.len());
+    if count > TREES_MAX {
+        return Err(CompileError::TooManyMounts { count });
     }
     Ok((plan, enforcement))
 }
@@ -123,7 +124,7 @@ fn view(plan: &mut Plan, spec: &SandboxSpec, entries: &[HostEntry]) -> Result<()
     for name in DEVICES {
         let at = format!("dev/{name}");
         plan.push(Phase::View, Op::File { at: c(at.as_str()), content: c(""), mode: 0o666 });
-        attach(plan, &format!("/dev/{name}"), &at, attr::NO_SUID | attr::NO_EXEC, false);
+        attach(plan, &format!("/dev/{name}"), &at, attr::NO_SUID | attr::NO_EXEC);
     }
     let links = [
         ("dev/fd", "/proc/self/fd"),
@@ -164,19 +165,19 @@ fn show(plan: &mut Plan, entry: &HostEntry) {
         }
         EntryKind::Directory => {
             plan.push(Phase::View, Op::Directory { at, mode: 0o755 });
-            attach(plan, &entry.source, &entry.at, HOST_TREE, false);
+            attach(plan, &entry.source, &entry.at, HOST_TREE);
         }
         EntryKind::File => {
             plan.push(Phase::View, Op::File { at, content: c(""), mode: 0o644 });
-            attach(plan, &entry.source, &entry.at, HOST_TREE, false);
+            attach(plan, &entry.source, &entry.at, HOST_TREE);
         }
     }
 }
 
-fn attach(plan: &mut Plan, source: &str, at: &str, attributes: u64, map_owner: bool) {
+fn attach(plan: &mut Plan, source: &str, at: &str, attributes: u64) {
     let tree = plan.trees.len() as u32;
     let read_only = attributes & attr::READ_ONLY != 0;
-    plan.trees.push(Tree { source: c(source), attributes, at: c(at), map_owner });
+    plan.trees.push(Tree { source: c(source), attributes, at: c(at) });
     plan.push(Phase::View, Op::Attach { at: c(at), tree, what: c(source), read_only });
 }
 
@@ -220,6 +221,11 @@ fn host_mount(
     if matches!(first, "proc" | "work") || (first == "dev" && text != "dev/shm") {
         return Err(refuse("this place belongs to the sandbox"));
     }
+    if text.starts_with("tmp/") || text.starts_with("dev/shm/") {
+        return Err(refuse(
+            "every action has its own /tmp and /dev/shm; give another place inside, as PATH=DEST",
+        ));
+    }
     let is_file = mount.is_file();
     // What lies below a host tree must exist there; the rest of the way is made on the view's own tmpfs.
     let below_host_tree =
@@ -237,8 +243,10 @@ fn host_mount(
             plan.push(Phase::View, op);
         }
     }
-    let attributes = if mount.writable { attr::NO_SUID | attr::NO_DEV } else { HOST_TREE };
-    attach(plan, source, text, attributes, mount.writable);
+    // A writable one is attached by each sandbox for itself, with ids of its own.
+    if !mount.writable {
+        attach(plan, source, text, HOST_TREE);
+    }
     Ok(())
 }
 
@@ -253,8 +261,8 @@ fn create(plan: &mut Plan, spec: &SandboxSpec, features: &Features) {
         | network;
     push(Op::Clone { namespaces, in_cgroup: features.cgroup_v2 });
     let init = init_id(spec, features);
-    push(Op::MapIds { init, action: spec.identity.uid });
-    push(Op::Settle { uid: init, gid: init });
+    push(Op::MapIds { init, action: [spec.identity.uid, spec.identity.gid] });
+    push(Op::Settle { uid: init[0], gid: init[1] });
     if spec.network == Network::Loopback {
         push(Op::LoopbackUp);
     }
@@ -272,17 +280,26 @@ fn create(plan: &mut Plan, spec: &SandboxSpec, features: &Features) {
     for name in READ_ONLY_PROC.iter().filter(|name| features.proc_has(name)) {
         push(Op::ReadOnly { at: c(format!("proc/{name}")) });
     }
+    for mount in spec.mounts.iter().filter(|mount| mount.writable) {
+        let (source, target) = (mount.source.as_os_str().as_bytes(), mount.target.as_os_str().as_bytes());
+        let (source, at) = (c(source), c(target.strip_prefix(b"/").unwrap_or(target)));
+        let tree = plan.own_trees.len() as u32;
+        plan.push(Phase::Create, Op::Attach { at: at.clone(), tree, what: source.clone(), read_only: false });
+        plan.own_trees.push(Tree { source, attributes: attr::NO_SUID | attr::NO_DEV, at });
+    }
+    let mut push = |op| plan.push(Phase::Create, op);
     push(Op::Devpts { at: c("dev/pts"), max: TERMINALS_MAX.to_owned() });
     push(Op::NotDumpable);
 }
 
-/// The id of init inside: an id of its own where two can be mapped, else the action's.
-fn init_id(spec: &SandboxSpec, features: &Features) -> u32 {
-    match (features.two_ids, spec.identity.uid) {
+/// User and group of init inside: of its own where two can be mapped, else the action's.
+fn init_id(spec: &SandboxSpec, features: &Features) -> [u32; 2] {
+    let own = |action: u32| match (features.two_ids, action) {
         (true, 0) => 1,
         (true, _) => 0,
-        (false, uid) => uid,
-    }
+        (false, action) => action,
+    };
+    [own(spec.identity.uid), own(spec.identity.gid)]
 }
 
 fn lease(plan: &mut Plan, spec: &SandboxSpec) {
@@ -322,7 +339,7 @@ fn action(plan: &mut Plan, spec: &SandboxSpec, features: &Features) -> Result<En
         push(Op::OomScore { score: 1000 });
     }
     push(Op::DropBounding);
-    push(Op::SetIds { uid: spec.identity.uid, gid: spec.identity.uid });
+    push(Op::SetIds { uid: spec.identity.uid, gid: spec.identity.gid });
     push(Op::DropCapabilities);
     push(Op::NoNewPrivileges);
     if spec.hardening.seccomp != Level::Off {

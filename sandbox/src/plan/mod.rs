@@ -20,7 +20,7 @@ use std::ffi::CString;
 /// The most steps in a plan.
 pub const STEPS_MAX: usize = 400;
 /// The most host trees that one view attaches: all their descriptors travel in one message.
-pub const TREES_MAX: usize = 60;
+pub const TREES_MAX: usize = 56;
 /// The largest encoded plan.
 pub const BYTES_MAX: usize = 1 << 20;
 
@@ -81,8 +81,9 @@ pub enum Op {
     SealView,
     /// Clone the sandbox's init with these namespaces, in its cgroup.
     Clone { namespaces: u64, in_cgroup: bool },
-    /// Write the id maps of the new user namespace, from outside: these ids inside are the sandbox's own outside.
-    MapIds { init: u32, action: u32 },
+    /// Write the id maps of the new user namespace, from outside: these ids inside (user and group)
+    /// are the sandbox's own outside.
+    MapIds { init: [u32; 2], action: [u32; 2] },
     /// Init becomes the sandbox's own administrator and dies with the zygote.
     Settle { uid: u32, gid: u32 },
     /// Bring up `lo`.
@@ -159,8 +160,11 @@ pub struct Step {
 pub struct Plan {
     /// In order; step `n` is `steps[n - 1]`.
     pub steps: Vec<Step>,
-    /// Host paths whose trees the view attaches, in the order of [`Op::Attach`]'s `tree`.
+    /// Host paths whose trees the view attaches, in the order of [`Op::Attach`]'s `tree` there.
     pub trees: Vec<Tree>,
+    /// Host paths whose trees each sandbox attaches for itself, likewise: the ids of their owner are mapped to those of
+    /// its actions, so that these can write there.
+    pub own_trees: Vec<Tree>,
 }
 
 /// A host tree that the parent clones, restricts and hands over.
@@ -172,8 +176,6 @@ pub struct Tree {
     pub attributes: u64,
     /// Where it appears, for messages.
     pub at: CString,
-    /// Whether the ids of its owner are mapped to the action's, so that it can write there.
-    pub map_owner: bool,
 }
 
 /// A step that failed, in words.

@@ -105,10 +105,11 @@ impl Op {
                 if *in_cgroup { f.write_str(", in its cgroup") } else { Ok(()) }
             }
             Op::MapIds { init, action } if init == action => {
-                write!(f, "map user and group {action} inside to the caller outside")
+                write!(f, "map user {} and group {} inside to the caller outside", action[0], action[1])
             }
             Op::MapIds { init, action } => {
-                write!(f, "map users and groups {init} and {action} inside to the sandbox's own outside")
+                let [users, groups] = [0, 1].map(|kind| format!("{} and {}", init[kind], action[kind]));
+                write!(f, "map users {users} and groups {groups} inside to the sandbox's own outside")
             }
             Op::Settle { uid, gid } => {
                 write!(f, "become user {uid} and group {gid} inside, to end with the zygote")

@@ -104,7 +104,11 @@ fn parts(op: &Op) -> Parts<'_> {
         Op::Clone { namespaces, in_cgroup } => {
             Parts::of(code::CLONE).small(u32::from(*in_cgroup), 0).wide(*namespaces, 0, 0)
         }
-        Op::MapIds { init, action } => Parts::of(code::MAP_IDS).small(*init, *action),
+        Op::MapIds { init, action } => Parts::of(code::MAP_IDS).small(init[0], action[0]).wide(
+            u64::from(init[1]),
+            u64::from(action[1]),
+            0,
+        ),
         Op::Settle { uid, gid } => Parts::of(code::SETTLE).small(*uid, *gid),
         Op::LoopbackUp => Parts::of(code::LOOPBACK_UP),
         Op::HostName { name } => Parts::of(code::HOST_NAME).strings(name.to_bytes(), b"", b""),

@@ -80,6 +80,8 @@ pub struct Wanted<'a> {
     pub control: BorrowedFd<'a>,
     /// The cgroup directories for init and for its actions (v2).
     pub cgroups: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+    /// The trees that it attaches for itself, in the plan's order.
+    pub trees: &'a [BorrowedFd<'a>],
     /// Its ids outside.
     pub ids: OuterIds,
     /// Fault injection: the step that shall fail; 0 for none.
@@ -153,17 +155,26 @@ impl Zygote {
         self.ask("build the view", &ToZygote::View { view, fail_at }, &descriptors, Some(plan)).map(drop)
     }
 
+    /// Takes a view down; sandboxes that were cloned from it stay as they are.
+    ///
+    /// # Errors
+    /// [`ZygoteError`].
+    pub fn drop_view(&self, view: u32) -> Result<(), ZygoteError> {
+        self.ask("take a view down", &ToZygote::DropView { view }, &[], None).map(drop)
+    }
+
     /// Clones the init of a sandbox.
     ///
     /// # Errors
     /// The step that failed, in the plan's words.
     pub fn spawn(&self, wanted: &Wanted<'_>) -> Result<Hatched, ZygoteError> {
-        let Wanted { plan, encoded, view, control, cgroups, ids, fail_at } = *wanted;
+        let Wanted { plan, encoded, view, control, cgroups, trees, ids, fail_at } = *wanted;
         const WHAT: &str = "clone a sandbox";
         let mut descriptors = vec![encoded, control];
         if let Some((init, action)) = cgroups {
             descriptors.extend([init, action]);
         }
+        descriptors.extend_from_slice(trees);
         let OuterIds { init: init_id, action: action_id } = ids;
         let request = ToZygote::Spawn { view, fail_at, in_cgroup: cgroups.is_some(), init_id, action_id };
         match self.ask(WHAT, &request, &descriptors, Some(plan))? {

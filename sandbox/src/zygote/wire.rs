@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! View { view }             + plan, tree…                      → Done
-//! Spawn { view, ids, … }     + plan, control [, init cgroup, action cgroup]  → Done { pid } + pidfd
+//! Spawn { view, ids, … }     + plan, control [, two cgroups] [, tree…]  → Done { pid } + pidfd
+//! DropView { view }                                            → Done
 //! Fork                      + socket                           → Done { pid }
 //! UserNamespace { map }                                        → Done + namespace
 //! ```
-//! Any request may be answered by `Failed { step, errno }`; numbers of `plan::machinery` stand for the machinery between the steps.
+//! Any request may be answered by `Failed { step, errno }`; numbers of `plan::machinery` stand for the machinery
+//! between the steps.
 use crate::sys::{Errno, Result, message};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
@@ -23,7 +25,12 @@ pub enum ToZygote {
         /// Fault injection: the step that shall fail; 0 for none.
         fail_at: u32,
     },
-    /// Clone a sandbox's init.
+    /// Take a view down.
+    DropView {
+        /// Its number.
+        view: u32,
+    },
+    /// Clone a sandbox's init. The trees that it attaches for itself come along.
     Spawn {
         /// Which view it starts from.
         view: u32,
@@ -68,6 +75,7 @@ const VIEW: u32 = 1;
 const SPAWN: u32 = 2;
 const FORK: u32 = 3;
 const USER_NAMESPACE: u32 = 4;
+const DROP_VIEW: u32 = 5;
 const DONE: u32 = 11;
 const FAILED: u32 = 12;
 
@@ -91,6 +99,7 @@ impl ToZygote {
             ToZygote::Spawn { view, fail_at, in_cgroup, init_id, action_id } => {
                 words(&mut buffer, &[SPAWN, *view, *fail_at, u32::from(*in_cgroup), *init_id, *action_id])
             }
+            ToZygote::DropView { view } => words(&mut buffer, &[DROP_VIEW, *view]),
             ToZygote::Fork => words(&mut buffer, &[FORK]),
             ToZygote::UserNamespace { map, length } => {
                 let head = words(&mut buffer, &[USER_NAMESPACE, *length as u32]);
@@ -116,6 +125,7 @@ impl ToZygote {
                 init_id: word(&buffer, 4),
                 action_id: word(&buffer, 5),
             },
+            DROP_VIEW => ToZygote::DropView { view: word(&buffer, 1) },
             FORK => ToZygote::Fork,
             USER_NAMESPACE => {
                 let mut map = [0u8; MAP_BYTES_MAX];

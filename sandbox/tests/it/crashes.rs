@@ -128,7 +128,8 @@ fn owner_is_killed(role: &str, points: &[usize]) -> Checked {
 fn kill_and_look(child: &mut Child, pid: u32, role: &str) -> Checked {
     let known = descendants_of(pid);
     if role != "starting" {
-        check(known.len() >= 2, format!("hardly any process: {known:?}"))?;
+        // A zygote at least; between two sandboxes there may be nobody else.
+        check(!known.is_empty(), "no process to be left behind")?;
     }
     child.kill()?;
     gone(&known, "processes of the killed owner")?;
