@@ -227,7 +227,10 @@ fn anonymous_memory(scene: &Scene) {
     }
     let stats = scene.dir().join("stats");
     let done = harness.run(&["--memory", "256M", "--stats", stats.to_str().unwrap()], &["R03"]);
-    assert_eq!(done.text(), "R03 started\n");
+    // Without memory.oom.group, which version 1 lacks, the kernel kills one process, and the others may have a word
+    // before Fulgurite kills them.
+    let text = done.text();
+    assert!(text.starts_with("R03 started\n") && !text.contains("broken"), "{text}");
     done.one_line(137, &["ran out of memory (peak ", "limit 268435456 bytes)"]);
     let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
     assert_eq!((&stats["outcome"], &stats["oom"]), (&"out_of_memory".into(), &true.into()));
@@ -313,22 +316,18 @@ fn zombies(scene: &Scene) {
 fn flood(scene: &Scene) {
     const FLOOD: u64 = 64 * MIB;
     let mut harness = Harness::new(scene, &[("flood_bytes", FLOOD.to_string())]);
-    for (case, to_stdout) in [("R09", true), ("R09-stderr", false)] {
-        let path = scene.dir().join("flood");
-        let mut command = harness.command(&["--timeout", "300"], &[case]);
-        let file = File::create(&path).unwrap();
-        if to_stdout {
-            command.stdout(file)
-        } else {
-            command.stderr(file)
-        };
-        let done = scene.finish(command.spawn().unwrap()).expect(0);
-        let verdict = if to_stdout { done.stderr.clone() } else { done.text() };
-        assert!(verdict.contains(&format!("{case} held")), "{verdict}");
-        // The line that says that it starts, and a newline at the end.
-        let started = if to_stdout { "R09 started\n".len() as u64 } else { 0 };
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), FLOOD + started + 1);
-        harness.untouched();
+    let (out, err) = (scene.dir().join("out"), scene.dir().join("err"));
+    let mut command = harness.command(&["--timeout", "300"], &["R09"]);
+    command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
+    scene.finish(command.spawn().unwrap()).expect(0);
+    harness.untouched();
+    for (flooded, other, case) in [(&out, &err, "R09"), (&err, &out, "R09-stderr")] {
+        let held = format!("{case} held 1 refused; note: wrote {FLOOD} bytes of {FLOOD}");
+        let other = std::fs::read(other).unwrap();
+        assert!(other.windows(held.len()).any(|window| window == held.as_bytes()), "{case} did not hold");
+        // What is not the flood are a few lines.
+        let length = std::fs::metadata(flooded).unwrap().len();
+        assert!((FLOOD..FLOOD + 1024).contains(&length), "{case}: {length}");
     }
 }
 
