@@ -242,5 +242,7 @@ fn is_unknown_to_the_sandbox(name: &str) -> bool {
         }
         words.push(letter.to_ascii_lowercase());
     }
-    UNKNOWN_TO_THE_SANDBOX.iter().any(|word| words.split('_').any(|part| part == *word) || words == *word)
+    UNKNOWN_TO_THE_SANDBOX.iter().any(|word| {
+        words.split(|letter: char| !letter.is_alphanumeric()).any(|part| part == *word) || words == *word
+    })
 }
