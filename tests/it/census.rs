@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::Timespec;
 
 use crate::scene::Scene;
@@ -50,13 +50,7 @@ fn described(pid: u32) -> String {
 pub fn settle(mark: &str) {
     loop {
         let pids = processes(mark);
-        let ends: Vec<(u32, OwnedFd)> = pids
-            .iter()
-            .filter_map(|pid| {
-                let raw = Pid::from_raw(i32::try_from(*pid).ok()?)?;
-                Some((*pid, pidfd_open(raw, PidfdFlags::empty()).ok()?))
-            })
-            .collect();
+        let ends = descriptors(&pids);
         if pids.is_empty() {
             return;
         }
@@ -66,6 +60,29 @@ pub fn settle(mark: &str) {
             assert!(count > 0, "does not end: {}", described(pid));
         }
     }
+}
+
+/// Kills what has the mark, until nothing has.
+pub fn kill(mark: &str) {
+    for _ in 0..100 {
+        let ends = descriptors(&processes(mark));
+        if ends.is_empty() {
+            return;
+        }
+        for (_, end) in &ends {
+            // It may have ended by now.
+            let _ = pidfd_send_signal(end, Signal::KILL);
+            let _ = poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&PATIENCE));
+        }
+    }
+}
+
+fn descriptors(pids: &[u32]) -> Vec<(u32, OwnedFd)> {
+    let open = |pid: &u32| {
+        let raw = Pid::from_raw(i32::try_from(*pid).ok()?)?;
+        Some((*pid, pidfd_open(raw, PidfdFlags::empty()).ok()?))
+    };
+    pids.iter().filter_map(open).collect()
 }
 
 /// The cgroups that bear the name of a process, in every hierarchy.

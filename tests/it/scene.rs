@@ -249,6 +249,15 @@ impl Scene {
     }
 }
 
+impl Drop for Scene {
+    /// After a failure there may be processes left; they are this test's own, by their mark.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            census::kill(&self.mark);
+        }
+    }
+}
+
 fn others_may_enter(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0)
 }

@@ -104,9 +104,7 @@ fn networks(scene: &Scene) {
 }
 
 fn writable_directories(scene: &Scene) {
-    let cache = scene.dir().join("cache");
-    std::fs::create_dir(&cache).unwrap();
-    scene.own(&cache);
+    let (_home, cache) = outside_of_tmp(scene);
     let place = format!("{}=/cache", cache.display());
     scene.sh(&["--writable", &place], "echo one > /cache/one").silent();
     assert_eq!(std::fs::read_to_string(cache.join("one")).unwrap(), "one\n");
@@ -120,10 +118,8 @@ fn writable_directories(scene: &Scene) {
 }
 
 fn mounts(scene: &Scene) {
-    let data = scene.dir().join("data");
-    std::fs::create_dir(&data).unwrap();
+    let (_home, data) = outside_of_tmp(scene);
     std::fs::write(data.join("file"), "F").unwrap();
-    scene.own(&data);
     scene.own(&data.join("file"));
     let plain = data.to_str().unwrap();
     let script = format!("cat {plain}/file; echo x > {plain}/file || echo x > {plain}/new || echo refused");
@@ -134,6 +130,17 @@ fn mounts(scene: &Scene) {
     assert_eq!(scene.sh(&["--mount", &placed], "cat /opt-data/deep/f").silent().text(), "F");
 }
 
+/// A directory of the caller that is not below /tmp, which every action has for itself.
+fn outside_of_tmp(scene: &Scene) -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::Builder::new().prefix("fulgurite-it-").tempdir_in("/var/tmp").unwrap();
+    std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let dir = home.path().join("data");
+    std::fs::create_dir(&dir).unwrap();
+    scene.own(&dir);
+    (home, dir)
+}
+
 fn bad_mounts(scene: &Scene) {
     let check = |mount: &str, parts: &[&str]| scene.run(&["--mount", mount], &["true"]).one_line(125, parts);
     check("/no/such/place", &["cannot open --mount /no/such/place"]);
@@ -142,6 +149,8 @@ fn bad_mounts(scene: &Scene) {
     check("/etc=/x/../../y", &["/x/../../y"]);
     check("/etc=/", &["cannot mount /"]);
     check("=", &["--mount"]);
+    check("/etc=/tmp/etc", &["/tmp/etc", "own /tmp"]);
+    check("/etc=/dev/shm/etc", &["/dev/shm/etc"]);
     scene.run(&["--writable", "/no/such/place"], &["true"]).one_line(125, &["--writable /no/such/place"]);
 }
 

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::time::Timespec;
 
 use crate::census;
 use crate::kept::{keep, remove};
@@ -23,6 +25,7 @@ struct Session {
     ours: File,
     child: Child,
     seen: String,
+    mark: String,
 }
 
 impl Session {
@@ -40,31 +43,39 @@ impl Session {
         session.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "vt100");
         session.stdin(stdio(&theirs)).stdout(stdio(&theirs)).stderr(stdio(&theirs));
         let child = session.spawn().unwrap();
-        Some(Session { ours: File::from(ours), child, seen: String::new() })
+        Some(Session { ours: File::from(ours), child, seen: String::new(), mark: scene.mark.clone() })
     }
 
     fn send(&mut self, text: &str) {
         self.ours.write_all(text.as_bytes()).unwrap();
     }
 
+    /// Reads what comes next; false at the end.
+    #[track_caller]
+    fn read(&mut self) -> bool {
+        let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let count = poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&patience)).unwrap();
+        if count == 0 {
+            census::kill(&self.mark);
+            panic!("nothing more comes: {:?}", self.seen);
+        }
+        let mut buffer = [0; 4096];
+        let Ok(count @ 1..) = self.ours.read(&mut buffer) else { return false };
+        self.seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        true
+    }
+
     /// Reads until this was on the screen.
     #[track_caller]
     fn wait_for(&mut self, text: &str) {
-        let mut buffer = [0; 4096];
         while !self.seen.contains(text) {
-            match self.ours.read(&mut buffer) {
-                Ok(count @ 1..) => self.seen.push_str(&String::from_utf8_lossy(&buffer[..count])),
-                end => panic!("{end:?} before {text:?}: {}", self.seen),
-            }
+            assert!(self.read(), "the end, before {text:?}: {}", self.seen);
         }
     }
 
     /// Reads until the other end is closed; gives the exit code and all that was on the screen.
     fn end(mut self) -> (i32, String) {
-        let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = self.ours.read(&mut buffer) {
-            self.seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
-        }
+        while self.read() {}
         (Finished::of(self.child).code(), self.seen)
     }
 }
@@ -74,13 +85,18 @@ fn shell_on_a_terminal(scene: &Scene) {
     let Some(mut session) = Session::start(scene, &scene.fulgurite(&["enter", &id])) else {
         return remove(scene, &id);
     };
-    session.send("tty; echo term=$TERM; cat x; echo here-$((40+2))\n");
+    session.send("test -t 0 && test -t 1 && test -t 2 && : < /dev/tty && echo terminal-$((1+0))=$TERM\n");
+    session.wait_for("terminal-1=vt100");
+    session.send("cat x; echo here-$((40+2))\n");
     session.wait_for("here-42");
-    assert!(session.seen.contains("/dev/pts/") && session.seen.contains("term=vt100"), "{}", session.seen);
+    assert!(session.seen.contains("\nx\r\n"), "{}", session.seen);
     // Job control: the terminal's own interrupt reaches the foreground, and the shell lives on.
-    session.send("echo wait-$((1+1)); cat\n");
-    session.wait_for("wait-2");
+    session.send("sed -u s/in/out/\n");
+    session.send("it is in\n");
+    session.wait_for("it is out");
+    session.seen.clear();
     session.send("\u{3}");
+    session.wait_for("$ ");
     session.send("echo again-$((2+1))\n");
     session.wait_for("again-3");
     session.send("exit 5\n");
