@@ -16,8 +16,8 @@ pub const NOT_FOUND: u8 = 127;
 /// Added to the number of a signal.
 pub const SIGNAL_BASE: u8 = 128;
 
-/// Tells the user something on standard error, as one line after the program's name. If nobody listens any more, because
-/// the terminal is closed, that is no reason to stop cleaning up: `eprintln!` would panic.
+/// Tells the user something on standard error, as one line after the program's name. If nobody listens any more,
+/// because the terminal is closed, that is no reason to stop cleaning up: `eprintln!` would panic.
 pub fn tell(line: impl fmt::Display) {
     let _ = io::stderr().write_all(format!("fulgurite: {line}\n").as_bytes());
 }

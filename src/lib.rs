@@ -9,5 +9,4 @@ pub mod demo;
 pub mod exec;
 pub mod failure;
 pub mod output;
-pub mod reexec;
 pub mod stage;

@@ -245,7 +245,7 @@ pub fn user_namespaces() -> Support {
         return Support::no(
             "AppArmor restricts user namespaces of ordinary users",
             Some(
-                "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for this program",
+                "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that allows userns",
             ),
         );
     }

@@ -114,7 +114,8 @@ pub fn map_owner(tree: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result
     Ok(mapped)
 }
 
-/// The id map that exchanges `owner` and `action` and leaves all others: lines for [`crate::zygote::Zygote::user_namespace`].
+/// The id map that exchanges `owner` and `action` and leaves all others, as lines for
+/// [`crate::zygote::Zygote::user_namespace`].
 #[must_use]
 pub fn exchange_map(owner: u32, action: u32) -> String {
     if owner == action {

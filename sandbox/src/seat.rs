@@ -38,8 +38,8 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Kills what is left in the cgroup for actions. No further sandbox can be here: from Linux 6.14 on, `clone3` into a
-    /// cgroup that was killed once kills the child.
+    /// Kills what is left in the cgroup for actions. No further sandbox can be here: from Linux 6.14 on, `clone3`
+    /// into a cgroup that was killed once kills the child.
     pub(crate) fn wear_out(&mut self) {
         self.worn_out = true;
         if let Ok(cgroup) = &self.cgroup {

@@ -1,13 +1,15 @@
-//! The leak census: what a process and its sandboxes hold, counted, so that a test can say that nothing is left.
+//! The leak census: what a process and its sandboxes hold, counted, so that a test can say that nothing is
+//! left.
 //!
 //! ```text
-//! let before = Census::take();  …  before.difference(&Census::take())  ► [] or one line for each kind that changed
+//! let before = Census::take();  …  before.difference(&Census::take())  ► [], or a line for each change
 //! ```
-//! Things are counted by kind and not by number: a zygote that was replaced by another one is no difference, a second
-//! one is. Teardown is asynchronous in places (a zygote that reaps, a cgroup that empties), so comparisons are made
-//! with [`settles`] or [`Census::settled`], which look again until a deadline.
+//! Things are counted by kind and not by number: a zygote that was replaced by another one is no difference,
+//! a second one is. Teardown is asynchronous in places (a zygote that reaps, a cgroup that empties), so
+//! comparisons are made with [`settles`] or [`Census::settled`], which look again until a deadline.
 //!
-//! Counted processes: all descendants, and all members of cgroups that bear our name; the second finds orphans too.
+//! Counted processes: all descendants, and all members of cgroups that bear our name; the second finds
+//! orphans too.
 use rustix::time::Timespec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -104,7 +106,8 @@ impl Census {
         census
     }
 
-    /// Counts what a scope holds once nobody waits to be reaped any more, or at the latest when the time is over.
+    /// Counts what a scope holds once nobody waits to be reaped any more, or at the latest when the time is
+    /// over.
     #[must_use]
     pub fn at_rest(scope: &Scope, patience: Duration) -> Self {
         let mut census = Census::default();
@@ -218,7 +221,8 @@ pub fn settles(patience: Duration, mut condition: impl FnMut() -> bool) -> bool 
         if Instant::now() >= deadline {
             return false;
         }
-        // There is no event for "nothing changes any more": a short wait on no descriptors, then another look.
+        // There is no event for "nothing changes any more": a short wait on no descriptors, then another
+        // look.
         let _ = rustix::event::poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: LOOK_AGAIN_NS }));
     }
 }
@@ -259,7 +263,8 @@ impl Process {
     }
 }
 
-/// Reads /proc/<pid>/stat: the name stands in parentheses and may contain anything, so it is cut at the last one.
+/// Reads /proc/<pid>/stat: the name stands in parentheses and may contain anything, so it is cut at the last
+/// one.
 fn process(pid: u32) -> Option<Process> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, tail) = text.rsplit_once(')')?;

@@ -1,7 +1,7 @@
 //! `fulgurite enter`: a shell in a sandbox that `--keep-on-failure` kept.
 //!
-//! On a terminal the shell gets a pseudo terminal of its own, and this process passes everything on; the user's terminal
-//! itself never gets into the sandbox.
+//! On a terminal the shell gets a pseudo terminal of its own, and this process passes everything on; the user's
+//! terminal itself never gets into the sandbox.
 use super::keep::{self, ENTER, REMOVE, kept_dir};
 use super::run_args::state_dir;
 use crate::failure::{Failure, put, tell};

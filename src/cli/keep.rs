@@ -55,7 +55,7 @@ pub fn supervise(signals: BlockedSignals, state_dir: &Path) -> Result<u8, Failur
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&dir).map_err(failed("make", &dir))?;
     let front = listener(&dir.join("front.sock"))?;
-    let worker = crate::reexec::again(VARIABLE, dir.as_os_str());
+    let worker = crate::cli::reexec::again(VARIABLE, dir.as_os_str());
     let mut worker =
         worker.map_err(|error| Failure::new(format!("cannot start fulgurite again: {error}")))?;
     let forward = worker.signal_target();

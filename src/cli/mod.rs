@@ -1,6 +1,7 @@
 //! The command line: one file a verb. Here: which verbs there are, and how failures are told.
 //!
-//! Data goes to standard output, everything else to standard error, as one line `fulgurite: what, on what, why (hint: …)`.
+//! Data goes to standard output, everything else to standard error, as one line:
+//! `fulgurite: what, on what, why (hint: …)`.
 pub mod assets;
 pub mod bench;
 pub mod doctor;
@@ -8,6 +9,7 @@ pub mod enter;
 pub mod explain;
 pub mod keep;
 pub mod quantity;
+pub mod reexec;
 pub mod run;
 pub mod run_args;
 pub mod signals;

@@ -84,7 +84,8 @@ pub struct RunArgs {
     #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Command")]
     pub variables: Vec<OsString>,
     /// Variable to take from this environment; without a name, all of them
-    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "*", help_heading = "Command")]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
+    #[arg(help_heading = "Command")]
     pub inherit_env: Vec<OsString>,
     /// Let the command read standard input; otherwise it finds it empty
     #[arg(long, help_heading = "Command")]
@@ -114,7 +115,8 @@ pub struct RunArgs {
     pub keep_on_failure: bool,
 
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 

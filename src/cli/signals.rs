@@ -1,7 +1,7 @@
 //! Ctrl-C, SIGTERM and a closed terminal: kill what runs, then clean up as after any other end.
 //!
-//! The signals are blocked before the first thread starts and awaited by one thread, so that nothing is interrupted half
-//! way. The zygote and the inits have sessions of their own and see none of them.
+//! The signals are blocked before the first thread starts and awaited by one thread, so that nothing is interrupted
+//! half way. The zygote and the inits have sessions of their own and see none of them.
 use fulgurite_sandbox::sandbox::Killer;
 use nix::sys::signal::{SigSet, Signal};
 use std::sync::atomic::{AtomicI32, Ordering};

@@ -55,7 +55,8 @@ fn input() -> io::Result<OwnedFd> {
         return own.as_fd().try_clone_to_owned();
     }
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-    // Nobody waits for the thread: it ends with the command's end of the pipe, or waits for a key when the process ends.
+    // Nobody waits for the thread: it ends with the command's end of the pipe, or waits for a key when the process
+    // ends.
     let copy = move || {
         let _ = io::copy(&mut own.lock(), &mut std::fs::File::from(writer));
     };

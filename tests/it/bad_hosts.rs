@@ -11,7 +11,8 @@ both! {
     unusable_state: unusable_state_as_root, unusable_state_as_user;
 }
 
-/// `fulgurite run` in a mount namespace where `disk/` is a tmpfs of a megabyte. Afterwards it prints what is left there.
+/// `fulgurite run` in a mount namespace where `disk/` is a tmpfs of a megabyte. Afterwards it prints what is left
+/// there.
 const ON_A_TINY_DISK: &str = r#"
 set -e
 mount -t tmpfs -o size=1m,mode=755 tiny "$1/disk"

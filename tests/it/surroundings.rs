@@ -206,7 +206,8 @@ fn private_tmp(scene: &Scene) {
 }
 
 fn own_proc(scene: &Scene) {
-    let script = "[ \"$$\" = \"$(readlink /proc/self/../$$/stat >/dev/null; cut -d' ' -f1 /proc/$$/stat)\" ] && echo own; \
+    let script = "readlink /proc/self/../$$/stat >/dev/null; \
+                  [ \"$$\" = \"$(cut -d' ' -f1 /proc/$$/stat)\" ] && echo own; \
                   ls /proc | grep -c '^[0-9]'";
     let done = scene.sh(&[], script).silent().text();
     let (own, count) = done.split_once('\n').unwrap();

@@ -28,7 +28,7 @@ struct Ban {
 }
 
 const PROCESS_STARTERS: &[&str] =
-    &["src/bench/", "src/demo/", "src/reexec/", "src/cli/bench/", "src/cli/demo/"];
+    &["src/bench/", "src/demo/", "src/cli/reexec.rs", "src/cli/bench/", "src/cli/demo/"];
 const CLOCK_READERS: &[&str] = &[
     "src/main.rs",
     "src/cli/",

@@ -60,6 +60,7 @@ struct Nursery {
 struct Networks {
     /// The daemon's, for sandboxes that share it.
     host: OwnedFd,
+    can_return: bool,
     now: NetworkNow,
     /// What the last sandbox wanted: loopback up (`true`), down (`false`), or none of its own.
     wanted: Option<bool>,
@@ -76,6 +77,13 @@ enum NetworkNow {
 }
 
 impl Networks {
+    fn new(host: OwnedFd) -> Self {
+        // Who cannot come back must not leave: an ordinary user's zygote has no power over the host's namespace.
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        let can_return = rustix::thread::move_into_link_name_space(host.as_fd(), kind).is_ok();
+        Networks { host, can_return, now: NetworkNow::Host, wanted: None }
+    }
+
     /// Gets ready to clone a sandbox. True: the clone inherits a fresh namespace and must not ask for another.
     fn hand_over(&mut self, wanted: Option<bool>) -> Result<bool> {
         self.wanted = wanted;
@@ -101,7 +109,7 @@ impl Networks {
     /// Makes the next namespace, when there is time. Without it, the next sandbox makes its own.
     fn prepare(&mut self) {
         let Some(up) = self.wanted else { return };
-        if matches!(self.now, NetworkNow::Prepared(_)) {
+        if !self.can_return || matches!(self.now, NetworkNow::Prepared(_)) {
             return;
         }
         // SAFETY: unshare(2) takes an integer; the zygote has one thread.
@@ -158,7 +166,7 @@ fn run(socket: OwnedFd) -> ! {
 fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
     match leave_host() {
         Ok((signals, proc, host)) => {
-            let networks = Networks { host, now: NetworkNow::Host, wanted: None };
+            let networks = Networks::new(host);
             Ok(Nursery { socket, signals, proc, networks })
         }
         Err(errno) => Err((socket, errno)),

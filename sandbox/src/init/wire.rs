@@ -1,7 +1,8 @@
 //! Messages between a sandbox's owner and its init: one fixed-size record each, over a SEQPACKET socket.
 //!
 //! ```text
-//! owner → init   Run { flags, fail_at } + request, stdin, stdout, stderr [, work mount]   Kill   Signal   Reset { fail_at } [+ cgroup]
+//! owner → init   Run { … } + request, stdin, stdout, stderr [, work mount]
+//!                Kill { … }   Signal { … }   Rearm   Reset { … } [+ cgroup]
 //! init → owner   Ready   Failed { step, errno }   Exited { … }
 //! ```
 //! Every record is 96 bytes: u32 kind, then fields in order, little-endian, zero-filled.
@@ -35,8 +36,8 @@ pub enum ToInit {
         /// The number of the run, larger than any before.
         generation: u32,
     },
-    /// Kill everything of this run; the report follows when all is quiet. If the run has not started yet, it is killed as
-    /// soon as it does; if it is over, nothing happens.
+    /// Kill everything of this run; the report follows when all is quiet. If the run has not started yet, it is
+    /// killed as soon as it does; if it is over, nothing happens.
     Kill {
         /// Which run.
         generation: u32,

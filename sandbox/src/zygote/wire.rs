@@ -7,7 +7,8 @@
 //! Fork                      + socket                           → Done { pid }
 //! UserNamespace { map }                                        → Done + namespace
 //! ```
-//! Any request may be answered by `Failed { step, errno }`; numbers of `plan::machinery` stand for the machinery between the steps.
+//! Any request may be answered by `Failed { step, errno }`; numbers of `plan::machinery` stand for the machinery
+//! between the steps.
 use crate::sys::{Errno, Result, message};
 use rustix::fd::{BorrowedFd, OwnedFd};
 

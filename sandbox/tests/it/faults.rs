@@ -134,7 +134,8 @@ fn not_started_at(ran: &Ran, plan: &Plan, number: u32) -> Checked {
     names(&ran.outcome.end.to_string(), plan, number)
 }
 
-/// The process that waits for the action has failed before it arrived: that is said when it arrives, or at once.
+/// The process that waits for the action has failed before it arrived: that is said when it arrives, or at
+/// once.
 fn every_step_before_the_action_arrives(fixture: &Fixture) -> Checked {
     let template = fixture.template(&fixture.spec())?;
     let plan = &template.plan;

@@ -50,7 +50,8 @@ impl Fixture {
         &self.runtime
     }
 
-    /// Sees to it that there are as many spare seats as tests use at once, so that none of them seems to leave one.
+    /// Sees to it that there are as many spare seats as tests use at once, so that none of them seems to
+    /// leave one.
     fn make_seats(&self) -> Checked {
         (0..SEATS).map(|_| self.sandbox()).collect::<Result<Vec<_>, _>>().map(drop)
     }
@@ -284,7 +285,8 @@ impl Ran {
         Ok(self)
     }
 
-    /// Fails unless the command ended with 0 and all is quiet; gives what it wrote, without the last line feed.
+    /// Fails unless the command ended with 0 and all is quiet; gives what it wrote, without the last line
+    /// feed.
     pub fn succeeded(self) -> Result<String, Failed> {
         let ran = self.ended(End::Exited(0))?;
         check(ran.outcome.quiet, format!("not quiet: {ran:?}"))?;

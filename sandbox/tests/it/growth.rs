@@ -1,7 +1,7 @@
 //! Many runs and many sandboxes: nothing grows.
 //!
-//! `FULGURITE_IT_RUNS` says how many runs there are in all; `FULGURITE_IT_HEAVY=1` lets the test of a thousand
-//! sandboxes run, which wants a quiet machine with memory to spare.
+//! `FULGURITE_IT_RUNS` says how many runs there are in all; `FULGURITE_IT_HEAVY=1` lets the test of a
+//! thousand sandboxes run, which wants a quiet machine with memory to spare.
 use crate::fixture::{Checked, Command, Fixture, PATIENCE, check, contains, nothing, same};
 use crate::registry::{Test, alone, apart};
 use crate::starting::victim;

@@ -7,6 +7,7 @@ use fulgurite_sandbox::spec::{Identity, SandboxSpec};
 pub fn tests() -> Vec<Test> {
     vec![
         test("isolation::tmp_and_shm_are_empty_again", tmp_and_shm_are_empty_again),
+        test("isolation::what_came_and_went_leaves_no_trace", what_came_and_went_leaves_no_trace),
         test("isolation::a_segment_of_shared_memory_is_gone", a_segment_of_shared_memory_is_gone),
         test("isolation::no_message_queue_is_left", no_message_queue_is_left),
         test("isolation::an_abstract_socket_is_gone", an_abstract_socket_is_gone),
@@ -39,6 +40,28 @@ fn tmp_and_shm_are_empty_again(fixture: &Fixture) -> Checked {
     Ok(())
 }
 
+/// A private mount that looks unused may be kept; one that tells what was done in it may not.
+fn what_came_and_went_leaves_no_trace(fixture: &Fixture) -> Checked {
+    let mut sandbox = fixture.sandbox()?;
+    // Times in files are as coarse as the kernel's tick on some kernels, hence the short nap.
+    let look =
+        "stat -c '%y %z %h %s %b' /tmp /dev/shm; stat -f -c '%f %d' /tmp /dev/shm; ls -A /tmp /dev/shm";
+    let attempts =
+        ["> D/x; rm D/x", "mkdir D/x; rmdir D/x", "> D/x; mv D/x D/y; rm D/y", "ln -s / D/x; rm D/x"];
+    for attempt in attempts {
+        let act = |place: &str| format!("({})", attempt.replace('D', place));
+        let script = format!("sleep 0.02; {}; {}; {look}", act("/tmp"), act("/dev/shm"));
+        let left = Command::sh(&script).run(&mut sandbox).succeeded()?;
+        sandbox.reset()?;
+        let found = Command::sh(look).run(&mut sandbox).succeeded()?;
+        let both = left.lines().zip(found.lines()).take(2);
+        let same_times = both.filter(|(before, after)| before == after).count();
+        same(same_times, 0, format!("mounts that tell of {attempt:?}: {left} then {found}"))?;
+        sandbox.reset()?;
+    }
+    Ok(())
+}
+
 fn a_segment_of_shared_memory_is_gone(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     for _ in 0..2 {
@@ -53,7 +76,8 @@ fn a_segment_of_shared_memory_is_gone(fixture: &Fixture) -> Checked {
 fn no_message_queue_is_left(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     for _ in 0..2 {
-        // The table of resource limits leaves no bytes for queues; were there any, they would have to be gone.
+        // The table of resource limits leaves no bytes for queues; were there any, they would have to be
+        // gone.
         ask(&mut sandbox, &["leave", "queue"], "refused")?;
         sandbox.reset()?;
         ask(&mut sandbox, &["find", "queue"], "absent")?;

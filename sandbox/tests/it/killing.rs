@@ -79,7 +79,8 @@ fn another_thread_cancels(fixture: &Fixture) -> Checked {
 fn a_cancel_when_idle_spares_the_next_run(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
     sandbox.killer().kill();
-    // Nothing ran, so there was nothing to cancel: the next run must either be canceled or whole, but never lost.
+    // Nothing ran, so there was nothing to cancel: the next run must either be canceled or whole, but never
+    // lost.
     let ran = Command::new(&["/bin/true"]).run(&mut sandbox);
     let fair = matches!(ran.outcome.end, End::Exited(0) | End::Canceled);
     check(fair, format!("a cancel before the start made it {:?}", ran.outcome.end))

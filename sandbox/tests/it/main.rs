@@ -3,13 +3,13 @@
 //! ```text
 //! main ─► probe?  what an action runs inside          (it probe …)
 //!      ├► victim? a process that is to be killed        (it victim …)
-//!      └► Runtime::start, while there is one thread ─► the tests, one after the other ─► Runtime::stop ─► census
+//!      └► Runtime::start, while there is one thread ─► the tests ─► Runtime::stop ─► census
 //! ```
-//! An ordinary user's runtime lives in a user namespace; the tests that start runtimes in processes of their own then
-//! run in a second process first, with a summary of its own.
+//! An ordinary user's runtime lives in a user namespace; the tests that start runtimes in processes of their
+//! own then run in a second process first, with a summary of its own.
 //!
-//! Tests run one after the other unless `--test-threads` says otherwise; those that count things for themselves are
-//! alone even then. After each test the census must be what it was before.
+//! Tests run one after the other unless `--test-threads` says otherwise; those that count things for
+//! themselves are alone even then, and the census after them must be what it was before. So must the last one.
 mod crashes;
 mod faults;
 mod fixture;
@@ -51,7 +51,8 @@ fn main() -> ExitCode {
     if host::is_administrator() {
         return run(&arguments, Part::All);
     }
-    // An ordinary user's runtime takes its process into a user namespace, in which no other runtime can start.
+    // An ordinary user's runtime takes its process into a user namespace, in which no other runtime can
+    // start.
     if std::env::var_os(OUTSIDE).is_some() {
         return run(&arguments, Part::Outside);
     }

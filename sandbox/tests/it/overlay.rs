@@ -217,7 +217,8 @@ fn devices_and_set_id_mean_nothing_there(fixture: &Fixture) -> Checked {
 
 fn a_full_tmp_is_the_actions_own_trouble(fixture: &Fixture) -> Checked {
     let mut sandbox = fixture.sandbox()?;
-    // /tmp is as large as the spec says; what does not fit is the writer's error and costs nobody else anything.
+    // /tmp is as large as the spec says; what does not fit is the writer's error and costs nobody else
+    // anything.
     let mut spec = fixture.spec();
     (spec.tmp_bytes_max, spec.tmp_inodes_max) = (1 << 20, 64);
     let mut small = fixture.sandbox_of(&spec)?;

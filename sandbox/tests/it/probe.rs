@@ -1,7 +1,7 @@
 //! What actions run inside: small attempts, each with one line of answer.
 //!
-//! The test binary itself is mounted at [`crate::fixture::PROBE`]. Each attempt bounds itself, so that a missing
-//! limit fails a test and not the machine.
+//! The test binary itself is mounted at [`crate::fixture::PROBE`]. Each attempt bounds itself, so that a
+//! missing limit fails a test and not the machine.
 #![allow(unsafe_code)]
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -124,7 +124,8 @@ fn leave_port() -> Answer {
 /// Lines of the kernel's table of connections, and whether the port can be had without asking for its reuse.
 fn find_port() -> Answer {
     let lines = std::fs::read_to_string("/proc/net/tcp")?.lines().count() - 1;
-    // SAFETY: socket(2) and bind(2) with a live address of the size that is given; the descriptor is closed at exit.
+    // SAFETY: socket(2) and bind(2) with a live address of the size that is given; the descriptor is closed
+    // at exit.
     let bound = unsafe {
         let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
         let mut address: libc::sockaddr_in = core::mem::zeroed();
@@ -147,9 +148,9 @@ fn in_the_background() -> std::io::Result<bool> {
     }
 }
 
-/// Starts daemons that have a session of their own and ignore every signal that can be ignored. What is between them
-/// and this process has ended, and was waited for or not.
-fn daemons(count: usize, wait: bool) -> Answer {
+/// Starts daemons that have a session of their own and ignore every signal that can be ignored.
+/// What was between them and this process has ended; it is reaped, or left to whoever comes after.
+fn daemons(count: usize, reap: bool) -> Answer {
     let (mut reader, mut writer) = std::io::pipe()?;
     for _ in 0..count {
         if in_the_background()? {
@@ -173,11 +174,26 @@ fn daemons(count: usize, wait: bool) -> Answer {
     }
     for _ in 0..count {
         std::io::Read::read_exact(&mut reader, &mut [0])?;
-        if wait {
-            rustix::process::wait(rustix::process::WaitOptions::empty())?;
+    }
+    for child in children()? {
+        let flags = libc::WEXITED | if reap { 0 } else { libc::WNOWAIT };
+        // SAFETY: the out-pointer is a live, zeroed record, for which zero is a valid value.
+        let waited = unsafe {
+            let mut facts: libc::siginfo_t = core::mem::zeroed();
+            libc::waitid(libc::P_PID, child, &raw mut facts, flags)
+        };
+        if waited != 0 {
+            return Err(std::io::Error::last_os_error());
         }
     }
     Ok(format!("{count} daemons"))
+}
+
+/// The children of this process.
+fn children() -> std::io::Result<Vec<libc::id_t>> {
+    let own = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
+    Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
 /// Forks as fast as it can, and so do the children, until the limit says no or the bomb is large enough.

@@ -222,7 +222,8 @@ fn signals_are_as_a_shell_gives_them(fixture: &Fixture) -> Checked {
         text.lines().filter(|line| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|name| line.starts_with(name)));
     for line in lines.clone() {
         let mask = u64::from_str_radix(line.rsplit('\t').next().unwrap_or("?"), 16).map_err(|_| "no mask")?;
-        // The C library's own two signals (32 and 33) are ignored in whatever posix_spawn(3) of glibc started.
+        // The C library's own two signals (32 and 33) are ignored in whatever posix_spawn(3) of glibc
+        // started.
         check(mask & !(3 << 31) == 0, format!("not clear: {line}"))?;
     }
     same(lines.count(), 3, "lines")

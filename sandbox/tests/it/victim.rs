@@ -1,7 +1,8 @@
-//! Processes that are started to be killed, or to start a runtime under conditions that the tests' own cannot have.
+//! Processes that are started to be killed, or to start a runtime under conditions that the tests' own cannot
+//! have.
 //!
-//! `it victim ROLE`: says what it has on standard output, one word and then numbers a line; ends when its standard
-//! input ends, unless it is killed before.
+//! `it victim ROLE`: says what it has on standard output, one word and then numbers a line; ends when its
+//! standard input ends, unless it is killed before.
 use crate::fixture::{Command, options, probe_mount};
 use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::Sandbox;
@@ -208,7 +209,8 @@ fn without_its_zygote() -> Played {
     Ok(())
 }
 
-/// Memory in use by the whole machine: what cannot be had at once, and what the kernel holds for itself, in KiB.
+/// Memory in use by the whole machine: what cannot be had at once, and what the kernel holds for itself, in
+/// KiB.
 fn used_kib() -> [u64; 2] {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kernel = ["Slab:", "KernelStack:", "PageTables:", "Percpu:"].map(|name| field(&text, name));

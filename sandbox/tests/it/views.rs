@@ -95,7 +95,8 @@ fn devices_are_few_and_harmless(fixture: &Fixture) -> Checked {
     same(names.join(" ").as_str(), expected, "devices")?;
     sandbox.reset()?;
     let script = "head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; echo x > /dev/null; \
-                  (echo x > /dev/full) 2>/dev/null || echo full; mknod /tmp/n c 1 3 2>/dev/null || echo refused";
+                  (echo x > /dev/full) 2>/dev/null || echo full; \
+                  mknod /tmp/n c 1 3 2>/dev/null || echo refused";
     same(Command::sh(script).run(&mut sandbox).succeeded()?.as_str(), "4\n4\nfull\nrefused", "devices")
 }
 
@@ -111,7 +112,8 @@ fn a_read_only_mount_is_read_only_all_the_way(fixture: &Fixture) -> Checked {
     let spec = with_mounts(fixture, [mount(top, "/data/in", false)]);
     let mut sandbox = fixture.sandbox_of(&spec)?;
     let script = "cat /data/in/file; for f in /data/in/file /data/in/new /data/in/sub/new; do \
-                  (echo x > $f) 2>/dev/null && echo wrote $f; done; chmod 600 /data/in/file 2>/dev/null && echo mode; \
+                  (echo x > $f) 2>/dev/null && echo wrote $f; done; \
+                  chmod 600 /data/in/file 2>/dev/null && echo mode; \
                   rm -f /data/in/file 2>/dev/null && echo gone; true";
     same(Command::sh(script).run(&mut sandbox).succeeded()?.as_str(), "text", "what could be done")?;
     same(std::fs::read_to_string(top.join("file"))?.as_str(), "text", "the file")

@@ -87,7 +87,7 @@ fn freeze_and_thaw() {
     assert!(slot.freeze().unwrap());
     eventually("frozen", || slot.frozen() == Some(true));
     script = script.go();
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(slot.frozen(), Some(true), "a write to it must not thaw it");
     assert!(script.child.try_wait().unwrap().is_none(), "it ran while frozen");
     assert!(slot.thaw().unwrap());
     assert_eq!(script.wait().code(), Some(7));
