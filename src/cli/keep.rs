@@ -19,6 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 use rustix::time::Timespec;
 use std::ffi::CString;
 use std::os::unix::fs::DirBuilderExt;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 /// How long a kept sandbox waits to be entered.
 pub const KEPT_AT_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Tells the worker where its sockets are.
-const VARIABLE: &str = "FULGURITE_KEEPER_DIR";
+pub const VARIABLE: &str = "FULGURITE_KEEPER_DIR";
 /// Asks a keeper for a shell; the name of the terminal type follows.
 pub const ENTER: &[u8] = b"enter ";
 /// Asks a keeper to end.
@@ -132,10 +133,26 @@ impl Keeper {
         std::env::var_os(VARIABLE).map(|dir| Keeper { dir: PathBuf::from(dir) })
     }
 
+    /// If the front is killed, this process gets a SIGTERM: nobody would hear of the sandbox. Call it after the last
+    /// change of credentials, which would undo it (prctl(2), `PR_SET_PDEATHSIG`).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn end_with_front(&self) -> Result<(), Failure> {
+        let failed = |errno| Failure::new(format!("cannot watch the process that waits: {errno}"));
+        set_parent_process_death_signal(Some(Signal::TERM)).map_err(failed)?;
+        let name = self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let front = name.split('-').next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        // It may be gone already.
+        if getppid() != front {
+            kill_process(getpid(), Signal::TERM).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Tells the front the exit code, then serves until the sandbox is removed or its time is over.
     pub fn keep(&self, sandbox: &mut Sandbox, code: u8, variables: &[CString]) {
         let served = self.serve(sandbox, code, variables);
-        let _ = std::fs::remove_dir_all(&self.dir);
         if let Err(failure) = served {
             tell(&failure);
         }
@@ -146,6 +163,7 @@ impl Keeper {
         let front = connect(&self.dir.join("front.sock"))
             .map_err(|errno| Failure::new(format!("cannot tell that the sandbox is kept: {errno}")))?;
         detach().map_err(|errno| Failure::new(format!("cannot leave the terminal: {errno}")))?;
+        let _ = set_parent_process_death_signal(None);
         let _ = message::send(front.as_fd(), &[code], &[]);
         drop(front);
         let end = Instant::now() + KEPT_AT_MOST;
@@ -163,6 +181,13 @@ impl Keeper {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Drop for Keeper {
+    /// The front does this as well, unless it was killed.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -32,18 +32,20 @@ use std::time::Instant;
 /// A failure of Fulgurite's own.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let begun = Instant::now();
+    let signals = BlockedSignals::block();
+    // The front checks nothing itself: a list of inputs on standard input can be read only once.
+    let keeper = match (args.keep_on_failure, Keeper::from_environment()) {
+        (true, None) => return keep::supervise(signals, &state_dir()),
+        (true, keeper) => keeper,
+        (false, _) => None,
+    };
     let settings = args.settings()?;
     if let Some(file) = args.stats.as_deref().filter(|file| *file != Path::new("-")) {
         can_write(file).map_err(|error| stats_failure(file, error))?;
     }
-    // The descriptor is taken before the mount namespace changes, so that it is the user's own view of it.
-    let signals = BlockedSignals::block();
-    let keeper = match (args.keep_on_failure, Keeper::from_environment()) {
-        (true, None) => return keep::supervise(signals, &state_dir()),
-        (_, keeper) => keeper,
-    };
     stage::sweep_all(&settings.places).map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     let runtime = Arc::new(Runtime::start(&RuntimeOptions { cgroups: cgroup_use(args, &settings) })?);
+    keeper.as_ref().map_or(Ok(()), Keeper::end_with_front)?;
     let interruption = signals
         .wait_in_background()
         .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;

@@ -1,4 +1,5 @@
 //! Options of `fulgurite run` and `fulgurite explain`: as typed by clap, and as meant.
+use super::keep::VARIABLE;
 use super::quantity;
 use crate::action::{InputSpec, OutputSpec, Outputs, parse_inputs_from};
 use crate::exec::Strategy;
@@ -261,7 +262,7 @@ impl RunArgs {
         for wanted in &self.inherit_env {
             let all = wanted == "*";
             std::env::vars_os()
-                .filter(|(name, _)| all || name == wanted)
+                .filter(|(name, _)| (all && name != VARIABLE) || name == wanted)
                 .for_each(|(name, value)| put(&name, &value));
         }
         for raw in &self.variables {

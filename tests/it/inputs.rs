@@ -1,5 +1,7 @@
 //! What the command sees: declared inputs and nothing else, or the whole exec root, which it cannot change.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
 use crate::scene::{Scene, skip};
 
 both! {
@@ -12,6 +14,7 @@ both! {
     other_destination: other_destination_as_root, other_destination_as_user;
     whole_exec_root: whole_exec_root_as_root, whole_exec_root_as_user;
     inputs_are_private: inputs_are_private_as_root, inputs_are_private_as_user;
+    private_files_are_readable: private_files_are_readable_as_root, private_files_are_readable_as_user;
     never_old_contents: never_old_contents_as_root, never_old_contents_as_user;
     symlinks_resolve_as_outside: symlinks_resolve_as_outside_as_root, symlinks_resolve_as_outside_as_user;
     odd_names: odd_names_as_root, odd_names_as_user;
@@ -74,7 +77,7 @@ fn inputs_with_nul(scene: &Scene) {
 
 fn other_destination(scene: &Scene) {
     scene.write("from", "F");
-    let outside = scene.write("../outside", "O");
+    let outside = scene.write("../outside", "O").canonicalize().unwrap();
     let absolute = format!("{}=deep/placed", outside.display());
     let done = scene.sh(&["--input", "from=to/here", "--input", &absolute], "cat to/here deep/placed; ls");
     assert_eq!(done.silent().text(), "FOdeep\nto\n");
@@ -96,11 +99,18 @@ fn inputs_are_private(scene: &Scene) {
     let before = std::fs::metadata(&path).unwrap();
     let script = "echo changed > input && chmod 777 input && cat input && ln input other && rm input";
     assert_eq!(scene.sh(&["--input", "input"], script).silent().text(), "changed\n");
-    use std::os::unix::fs::MetadataExt;
     let after = std::fs::metadata(&path).unwrap();
     assert_eq!(scene.read("input"), "original");
     let facts = |meta: &std::fs::Metadata| (meta.mode(), meta.nlink(), meta.uid(), meta.ino(), meta.mtime());
     assert_eq!(facts(&before), facts(&after));
+}
+
+/// What the caller can read, the command can: it acts for the caller.
+fn private_files_are_readable(scene: &Scene) {
+    let path = scene.write("key", "key");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(scene.sh(&[], "cat key").silent().text(), "key");
+    assert_eq!(scene.sh(&["--input", "key"], "cat key").silent().text(), "key");
 }
 
 fn never_old_contents(scene: &Scene) {

@@ -61,7 +61,14 @@ fn enters(scene: &Scene) {
 fn keeps_only_failures(scene: &Scene) {
     scene.sh(&["--keep-on-failure"], "true").silent();
     scene.run(&["--keep-on-failure", "--input", "nothing"], &["true"]).one_line(125, &["nothing"]);
-    scene.run(&["--keep-on-failure", "--no-such-flag"], &["true"]).expect(125);
+    scene.run(&["--keep-on-failure", "--no-such-flag"], &["true"]).one_line(125, &["--no-such-flag"]);
+    // What can be read only once is.
+    scene.write("in", "in");
+    let command = scene.run_command(&["--keep-on-failure", "--inputs-from", "-"], &["/bin/cat", "in"]);
+    assert_eq!(scene.run_with_input(command, b"in\n").silent().text(), "in");
+    let mut command = scene.run_command(&["--keep-on-failure", "--inherit-env"], &["env"]);
+    let shown = scene.finish(command.spawn().unwrap()).silent().text();
+    assert!(!shown.contains("KEEPER"), "{shown}");
     let id = keep(scene, &["--timeout", "0.2"], "echo slow > slow; sleep 1000", 124);
     assert_eq!(enter(scene, &id, "cat slow").expect(0).text(), "slow\n");
     remove(scene, &id);

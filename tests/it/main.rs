@@ -24,13 +24,23 @@ mod bad_hosts;
 mod census;
 mod destinations;
 mod endings;
+#[cfg(feature = "test-fakes")]
+mod hostile;
 mod inputs;
 mod interrupts;
 mod kept;
 mod limits;
 mod outputs;
+#[cfg(feature = "test-fakes")]
+mod planted;
 mod refusals;
 mod scene;
 mod streams;
 mod surroundings;
 mod terminal;
+
+#[cfg(not(feature = "test-fakes"))]
+#[test]
+fn hostile() {
+    scene::skip("", "built without --features test-fakes");
+}

@@ -74,9 +74,11 @@ fn shell_on_a_terminal(scene: &Scene) {
     let Some(mut session) = Session::start(scene, &scene.fulgurite(&["enter", &id])) else {
         return remove(scene, &id);
     };
-    session.send("tty; echo term=$TERM; cat x; echo here-$((40+2))\n");
+    session.send("test -t 0 && test -t 1 && test -t 2 && : < /dev/tty && echo terminal-$((1+0))=$TERM\n");
+    session.wait_for("terminal-1=vt100");
+    session.send("cat x; echo here-$((40+2))\n");
     session.wait_for("here-42");
-    assert!(session.seen.contains("/dev/pts/") && session.seen.contains("term=vt100"), "{}", session.seen);
+    assert!(session.seen.contains("\nx\r\n"), "{}", session.seen);
     // Job control: the terminal's own interrupt reaches the foreground, and the shell lives on.
     session.send("echo wait-$((1+1)); cat\n");
     session.wait_for("wait-2");

@@ -149,6 +149,11 @@ fn layers(report: &mut Report, mount: &Mount) {
         }
         for path in value.split(':').filter(|p| !p.is_empty()) {
             let path = unescape(path);
+            // So the kernel shows the root of a detached mount, which has no path at all.
+            if path == "/" {
+                report.note(format!("{key} is a detached mount"));
+                continue;
+            }
             let reached = path.starts_with('/') && Path::new(&path).exists();
             report.check(reached, format!("{key} {path} can be reached"));
         }
