@@ -20,7 +20,7 @@ use crate::zygote::{Zygote, ZygoteError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why the runtime, a template or a sandbox could not be had.
@@ -113,8 +113,8 @@ pub struct Template {
     pub enforcement: Enforcement,
     /// The encoded plan, in a sealed memfd.
     pub(crate) encoded: OwnedFd,
-    /// The number of its view in the zygote.
-    pub(crate) view: u32,
+    /// The mount namespace of its view.
+    pub(crate) view: OwnedFd,
     /// Opens what each sandbox attaches for itself.
     pub(crate) trees: Arc<Trees>,
 }
@@ -137,7 +137,6 @@ pub struct Runtime {
     pub(crate) seats: Seats,
     trees: Arc<Trees>,
     templates: Mutex<HashMap<SandboxSpec, Kept>>,
-    next_view: AtomicU32,
     next_use: AtomicU64,
 }
 
@@ -187,7 +186,6 @@ impl Runtime {
             cgroup_host,
             seats,
             templates: Mutex::default(),
-            next_view: AtomicU32::new(1),
             next_use: AtomicU64::new(0),
         })
     }
@@ -233,35 +231,21 @@ impl Runtime {
             kept.used = used;
             return Ok(kept.template.clone());
         }
-        self.make_room(&mut templates)?;
+        make_room(&mut templates);
         let entries = host::entries(&spec.root).map_err(|error| SandboxError::Host {
             why: format!("cannot read the root directory: {error}"),
             remedy: None,
         })?;
         let (plan, enforcement) = compile(spec, &self.features, &entries)?;
         let encoded = encode(&plan)?;
-        let view = self.next_view.fetch_add(1, Ordering::Relaxed);
         let trees = self.trees.for_view(&plan)?;
         let borrowed: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
-        self.zygote.build_view(&plan, encoded.as_fd(), view, &borrowed, fail_at)?;
+        let view = self.zygote.build_view(&plan, encoded.as_fd(), &borrowed, fail_at)?;
         let own = self.trees.clone();
         let template =
             Arc::new(Template { spec: spec.clone(), plan, enforcement, encoded, view, trees: own });
         templates.insert(spec.clone(), Kept { template: template.clone(), used });
         Ok(template)
-    }
-
-    /// Makes room for one more template: the least recently used one that nobody holds goes, with its view.
-    fn make_room(&self, templates: &mut HashMap<SandboxSpec, Kept>) -> Result<(), SandboxError> {
-        if templates.len() < TEMPLATES_MAX {
-            return Ok(());
-        }
-        let unused = templates.iter().filter(|(_, kept)| Arc::strong_count(&kept.template) == 1);
-        let oldest = unused.min_by_key(|(_, kept)| kept.used).map(|(spec, _)| spec.clone());
-        match oldest.and_then(|spec| templates.remove(&spec)) {
-            Some(kept) => Ok(self.zygote.drop_view(kept.template.view)?),
-            None => Ok(()),
-        }
     }
 
     /// A detached mount of `tree` in which the files of its owner belong to the action `action_id`; `None` where the
@@ -286,6 +270,16 @@ impl Runtime {
         }
         result
     }
+}
+
+/// Makes room for one more template: the least recently used one that nobody holds goes, with its view.
+fn make_room(templates: &mut HashMap<SandboxSpec, Kept>) {
+    if templates.len() < TEMPLATES_MAX {
+        return;
+    }
+    let unused = templates.iter().filter(|(_, kept)| Arc::strong_count(&kept.template) == 1);
+    let oldest = unused.min_by_key(|(_, kept)| kept.used).map(|(spec, _)| spec.clone());
+    oldest.and_then(|spec| templates.remove(&spec));
 }
 
 /// Encodes a plan into a sealed memfd, so that nobody can change it after it was checked.

@@ -465,7 +465,7 @@ fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32
     let hatched = seat.zygote.spawn(&Wanted {
         plan: &template.plan,
         encoded: template.encoded.as_fd(),
-        view: template.view,
+        view: template.view.as_fd(),
         control: theirs.as_fd(),
         cgroups,
         trees: &borrowed,

@@ -214,12 +214,7 @@ impl<'a> Context<'a> {
                 self.proc = Some(mount::proc()?);
                 Ok(())
             }
-            code::ENTER_VIEW => {
-                let tree = mount::clone_tree(here, self.view)?;
-                mount::attach_at(tree.as_fd(), here, self.view)?;
-                rustix::process::chdir(self.view)?;
-                mount::pivot_to_current_directory()
-            }
+            code::ENTER_VIEW => rustix::process::chdir(c"/"),
             code::ATTACH_PROC => {
                 let proc = self.proc.take().ok_or(Errno::BADF)?;
                 mount::attach_at(proc.as_fd(), here, at)?;
@@ -233,10 +228,9 @@ impl<'a> Context<'a> {
                 mount::attach_at(null.as_fd(), here, at)
             }),
             code::MASK_DIRECTORY => if_exists(|| {
-                let target = mount::mount_point(here, at)?;
-                let empty =
-                    mount::tmpfs(c"4096", c"1", c"0555", attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)?;
-                mount::attach(empty.as_fd(), target.as_fd())
+                // The view's own directory for /tmp: empty, on a read-only tmpfs.
+                let empty = mount::clone_mount(here, c"tmp")?;
+                mount::attach_at(empty.as_fd(), here, at)
             }),
             code::READ_ONLY => if_exists(|| {
                 let tree = mount::clone_mount(here, at)?;

@@ -1,8 +1,9 @@
 //! The zygote's own loop: the only process that clones sandboxes.
 //!
 //! It is forked from the daemon before any thread exists, lets go of everything it inherited, and moves into a
-//! mount namespace that holds nothing but an unmasked proc and the views. So a sandbox's mount
-//! namespace, which starts as a copy of this one, is small, and nothing of the host is in it.
+//! mount namespace that holds nothing but an unmasked proc. There it builds views, each of which gets a mount namespace
+//! of its own with the view as root. A sandbox's mount namespace starts as a copy of that: it is small, nothing of the
+//! host is in it, and there is no other root to leave.
 //!
 //! State here: the daemon's uid and capabilities, one thread, no terminal, all signals blocked. It ends when the
 //! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
@@ -49,6 +50,8 @@ struct Nursery {
     signals: OwnedFd,
     /// The proc of the daemon's pid namespace, to write id maps.
     proc: OwnedFd,
+    /// The mount namespace in which views are built.
+    home: OwnedFd,
     networks: Networks,
 }
 
@@ -165,15 +168,15 @@ fn run(socket: OwnedFd) -> ! {
 
 fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
     match leave_host() {
-        Ok((signals, proc, host)) => {
-            let networks = Networks::new(host);
-            Ok(Nursery { socket, signals, proc, networks })
+        Ok([signals, proc, home, network]) => {
+            Ok(Nursery { socket, signals, proc, home, networks: Networks::new(network) })
         }
         Err(errno) => Err((socket, errno)),
     }
 }
 
-fn leave_host() -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
+/// Leaves everything that is the host's. Gives the signals, the host's proc, the mount and the network namespace.
+fn leave_host() -> Result<[OwnedFd; 4]> {
     process::block_signals()?;
     rustix::process::setsid()?;
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -182,10 +185,9 @@ fn leave_host() -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
     }
     let _ = rustix::thread::set_name(c"fulgurite-zygot");
     let proc = enter_tiny_root()?;
-    let signals = process::child_signal_fd()?;
-    let host_network =
-        rustix::fs::openat(&proc, c"self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok((signals, proc, host_network))
+    let own = |path| rustix::fs::openat(&proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let (home, network) = (own(c"self/ns/mnt")?, own(c"self/ns/net")?);
+    Ok([process::child_signal_fd()?, proc, home, network])
 }
 
 /// Leaves the host's mounts for a tmpfs with `proc`. Returns the host's proc.
@@ -206,8 +208,22 @@ fn enter_tiny_root() -> Result<OwnedFd> {
     rustix::fs::open(c"/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn view_path(view: u32) -> CString {
-    CString::new(format!("/v{view}")).unwrap_or_default()
+/// Where a view is put together.
+const VIEW: &CStr = c"/view";
+
+/// In a child with namespaces of its own: makes the view the root, with a proc in it.
+///
+/// The kernel lets a user namespace mount a new proc only where a whole one can be seen already. This one belongs to a pid
+/// namespace in which nobody lives; each sandbox mounts its own over it.
+fn become_root() -> Result<()> {
+    let proc = mount::proc()?;
+    mount::attach_at(proc.as_fd(), mount::here(), c"proc")?;
+    mount::pivot_to_current_directory()
+}
+
+/// Goes to another mount namespace; root and working directory are its root then.
+fn enter_mounts(namespace: BorrowedFd<'_>) -> Result<()> {
+    rustix::thread::move_into_link_name_space(namespace, Some(rustix::thread::LinkNameSpaceType::Mount))
 }
 
 fn read_plan(plan: &OwnedFd) -> Result<Vec<u8>> {
@@ -262,12 +278,11 @@ impl Nursery {
         };
         let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
         let result = match request {
-            ToZygote::View { view, fail_at } => self.view(view, fail_at, descriptors).map(|()| (0, None)),
-            ToZygote::Spawn { view, fail_at, in_cgroup, init_id, action_id } => {
+            ToZygote::View { fail_at } => self.view(fail_at, descriptors).map(|view| (0, Some(view))),
+            ToZygote::Spawn { fail_at, in_cgroup, init_id, action_id } => {
                 let ids = Ids { init: init_id, action: action_id };
-                self.spawn(view, fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
+                self.spawn(fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
             }
-            ToZygote::DropView { view } => drop_view(view).map(|()| (0, None)).map_err(machinery),
             ToZygote::Fork => self.fork(descriptors).map(|pid| (pid, None)).map_err(machinery),
             ToZygote::UserNamespace { map, length } => self
                 .user_namespace(map.get(..length).unwrap_or(&[]))
@@ -285,34 +300,70 @@ impl Nursery {
         }
     }
 
-    /// Builds a view at its own mount point. A view that fails half way is taken down again.
+    /// Builds a view and a mount namespace that holds nothing else. A view that fails half way is taken down again.
     fn view(
         &mut self,
-        view: u32,
         fail_at: u32,
         mut descriptors: message::Descriptors,
-    ) -> core::result::Result<(), Failed> {
+    ) -> core::result::Result<OwnedFd, Failed> {
         let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
         let plan = descriptors[0].take().ok_or(machinery(Errno::BADF))?;
         let bytes = read_plan(&plan).map_err(machinery)?;
-        let path = view_path(view);
-        rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).map_err(machinery)?;
-        let mut context = Context::new(PlanBytes::new(&bytes).map_err(machinery)?, &path, fail_at);
+        self.go_home().map_err(machinery)?;
+        rustix::fs::mkdir(VIEW, Mode::from_raw_mode(0o755)).map_err(machinery)?;
+        let mut context = Context::new(PlanBytes::new(&bytes).map_err(machinery)?, VIEW, fail_at);
         for (slot, tree) in context.trees.iter_mut().zip(descriptors.iter_mut().skip(1)) {
             *slot = tree.take();
         }
-        let result = context.run(Phase::View);
+        let built = context.run(Phase::View).and_then(|()| self.seal_off().map_err(machinery));
         rustix::process::chdir(c"/").map_err(machinery)?;
-        if result.is_err() {
-            let _ = mount::detach(&path);
-            let _ = rustix::fs::rmdir(&path);
+        // Its own namespace has a copy now; a view that failed was never mounted, or is half done.
+        let _ = mount::detach(VIEW);
+        rustix::fs::rmdir(VIEW).map_err(machinery)?;
+        built
+    }
+
+    /// Goes back to the mount namespace in which views are built.
+    fn go_home(&self) -> Result<()> {
+        enter_mounts(self.home.as_fd())
+    }
+
+    /// Makes the mount namespace in which the view is the root. Sandboxes start as copies of it, so that none of them
+    /// has to leave another root: that would cost a grace period each.
+    fn seal_off(&self) -> Result<OwnedFd> {
+        let (gate_ours, gate_theirs) = message::pair()?;
+        let flags = process::clone_flag::NEW_NS | process::clone_flag::NEW_PID | process::clone_flag::PIDFD;
+        // SAFETY: the zygote has one thread for its whole life.
+        match unsafe { process::clone3(flags, None) }? {
+            process::Cloned::Child => {
+                drop(gate_ours);
+                let answer = match become_root() {
+                    Ok(()) => 0,
+                    Err(errno) => errno.raw_os_error(),
+                };
+                let _ = message::send(gate_theirs.as_fd(), &answer.to_le_bytes(), &[]);
+                let mut buffer = [0; message::BYTES_MAX];
+                let _ =
+                    message::receive(gate_theirs.as_fd(), &mut buffer, &mut message::no_descriptors(), true);
+                process::exit_now(0)
+            }
+            process::Cloned::Parent(pid, _) => {
+                drop(gate_theirs);
+                let mut buffer = [0; message::BYTES_MAX];
+                message::receive(gate_ours.as_fd(), &mut buffer, &mut message::no_descriptors(), true)?;
+                match i32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]) {
+                    0 => {}
+                    errno => return Err(Errno::from_raw_os_error(errno)),
+                }
+                let mut path = [0u8; 48];
+                let path = proc_path(&mut path, pid, "ns/mnt").ok_or(Errno::NAMETOOLONG)?;
+                rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            }
         }
-        result
     }
 
     fn spawn(
         &mut self,
-        view: u32,
         fail_at: u32,
         in_cgroup: bool,
         ids: Ids,
@@ -321,21 +372,22 @@ impl Nursery {
         let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
         let mut take = |index: usize| descriptors.get_mut(index).and_then(Option::take);
         let plan = take(0).ok_or(machinery(Errno::BADF))?;
-        let control = take(1).ok_or(machinery(Errno::BADF))?;
-        let cgroups = if in_cgroup { take(2).zip(take(3)) } else { None };
-        let first_tree = if in_cgroup { 4 } else { 2 };
+        let view = take(1).ok_or(machinery(Errno::BADF))?;
+        let control = take(2).ok_or(machinery(Errno::BADF))?;
+        let cgroups = if in_cgroup { take(3).zip(take(4)) } else { None };
+        let first_tree = if in_cgroup { 5 } else { 3 };
         let bytes = read_plan(&plan).map_err(machinery)?;
         let plan = PlanBytes::new(&bytes).map_err(machinery)?;
-        let path = view_path(view);
         let (clone_step, namespaces) =
             find(plan, code::CLONE).map(|(n, step)| (n, step.wide(0))).ok_or(machinery(Errno::BADMSG))?;
         let (map_step, map) = find(plan, code::MAP_IDS).ok_or(machinery(Errno::BADMSG))?;
-        let mut context = Context::new(plan, &path, fail_at);
+        let mut context = Context::new(plan, VIEW, fail_at);
         for (slot, tree) in context.trees.iter_mut().zip(descriptors.iter_mut().skip(first_tree)) {
             *slot = tree.take();
         }
         context.guard(clone_step).map_err(|errno| Failed { step: clone_step, errno })?;
         let (gate_ours, gate_theirs) = message::pair().map_err(machinery)?;
+        enter_mounts(view.as_fd()).map_err(machinery)?;
         let own_network = namespaces & process::clone_flag::NEW_NET != 0;
         let wanted = own_network.then(|| find(plan, code::LOOPBACK_UP).is_some());
         context.network_inherited = self.networks.hand_over(wanted).map_err(machinery)?;
@@ -418,13 +470,6 @@ impl Nursery {
             }
         }
     }
-}
-
-/// Takes a view down. Sandboxes that were cloned from it keep their own copy.
-fn drop_view(view: u32) -> Result<()> {
-    let path = view_path(view);
-    mount::detach(&path)?;
-    rustix::fs::rmdir(&path)
 }
 
 fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, StepBytes<'_>)> {

@@ -290,6 +290,17 @@ fn create(plan: &mut Plan, spec: &SandboxSpec, features: &Features) {
     let mut push = |op| plan.push(Phase::Create, op);
     push(Op::Devpts { at: c("dev/pts"), max: TERMINALS_MAX.to_owned() });
     push(Op::NotDumpable);
+    // What a child inherits is taken away once, from init, which loses nothing by it.
+    for line in rlimits::table(&spec.hardening) {
+        push(Op::Rlimit {
+            resource: line.resource.number(),
+            name: line.resource.name(),
+            soft: line.wanted.soft,
+            hard: line.wanted.hard,
+        });
+    }
+    push(Op::Umask { mask: spec.umask });
+    push(Op::DropBounding);
 }
 
 /// User and group of init inside: of its own where two can be mapped, else the action's.
@@ -325,20 +336,9 @@ fn action(plan: &mut Plan, spec: &SandboxSpec, features: &Features) -> Result<En
     let mut push = |op| plan.push(Phase::Action, op);
     push(Op::Namespaces { flags: clone_flag::NEW_IPC | clone_flag::NEW_CGROUP });
     push(Op::NewSession);
-    for line in rlimits::table(&spec.hardening) {
-        let name = line.resource.name();
-        push(Op::Rlimit {
-            resource: line.resource.number(),
-            name,
-            soft: line.wanted.soft,
-            hard: line.wanted.hard,
-        });
-    }
-    push(Op::Umask { mask: spec.umask });
     if features.shares_memory_cgroup {
         push(Op::OomScore { score: 1000 });
     }
-    push(Op::DropBounding);
     push(Op::SetIds { uid: spec.identity.uid, gid: spec.identity.gid });
     push(Op::DropCapabilities);
     push(Op::NoNewPrivileges);

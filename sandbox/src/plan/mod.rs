@@ -92,7 +92,7 @@ pub enum Op {
     HostName { name: CString },
     /// A new proc for the pid namespace, not attached yet.
     OpenProc,
-    /// Make the view the root and let go of everything else.
+    /// The working directory is the root of the view, in which init was cloned.
     EnterView,
     /// Attach the new proc.
     AttachProc { at: CString },

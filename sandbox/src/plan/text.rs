@@ -69,7 +69,7 @@ impl fmt::Display for Op {
             Op::LoopbackUp => f.write_str("bring up the loopback device"),
             Op::HostName { name } => write!(f, "set the host name to {}", name.to_string_lossy()),
             Op::OpenProc => f.write_str("make a new proc for the pid namespace"),
-            Op::EnterView => f.write_str("make the view the root and detach the old one"),
+            Op::EnterView => f.write_str("enter the root of the view"),
             Op::AttachProc { at } => write!(f, "attach the new proc at {}", At(at)),
             Op::MaskFile { at } => write!(f, "mask {}", At(at)),
             Op::MaskDirectory { at } => write!(f, "mask directory {}", At(at)),

@@ -74,8 +74,8 @@ pub struct Wanted<'a> {
     pub plan: &'a Plan,
     /// The same, in a sealed memfd.
     pub encoded: BorrowedFd<'a>,
-    /// The number of its view.
-    pub view: u32,
+    /// The mount namespace of its view.
+    pub view: BorrowedFd<'a>,
     /// Init's end of the control socket.
     pub control: BorrowedFd<'a>,
     /// The cgroup directories for init and for its actions (v2).
@@ -138,7 +138,8 @@ impl Zygote {
         Ok(zygote)
     }
 
-    /// Builds the view of a plan under number `view`. `trees` are detached mounts in the plan's order.
+    /// Builds the view of a plan. Gives the mount namespace that sandboxes start from. `trees` are detached mounts in the
+    /// plan's order.
     ///
     /// # Errors
     /// The step that failed, in the plan's words.
@@ -146,21 +147,16 @@ impl Zygote {
         &self,
         plan: &Plan,
         encoded: BorrowedFd<'_>,
-        view: u32,
         trees: &[BorrowedFd<'_>],
         fail_at: u32,
-    ) -> Result<(), ZygoteError> {
+    ) -> Result<OwnedFd, ZygoteError> {
+        const WHAT: &str = "build the view";
         let mut descriptors = vec![encoded];
         descriptors.extend_from_slice(trees);
-        self.ask("build the view", &ToZygote::View { view, fail_at }, &descriptors, Some(plan)).map(drop)
-    }
-
-    /// Takes a view down; sandboxes that were cloned from it stay as they are.
-    ///
-    /// # Errors
-    /// [`ZygoteError`].
-    pub fn drop_view(&self, view: u32) -> Result<(), ZygoteError> {
-        self.ask("take a view down", &ToZygote::DropView { view }, &[], None).map(drop)
+        match self.ask(WHAT, &ToZygote::View { fail_at }, &descriptors, Some(plan))? {
+            (_, Some(view)) => Ok(view),
+            (_, None) => Err(ZygoteError::Request { what: WHAT, errno: Errno::BADF }),
+        }
     }
 
     /// Clones the init of a sandbox.
@@ -170,13 +166,13 @@ impl Zygote {
     pub fn spawn(&self, wanted: &Wanted<'_>) -> Result<Hatched, ZygoteError> {
         let Wanted { plan, encoded, view, control, cgroups, trees, ids, fail_at } = *wanted;
         const WHAT: &str = "clone a sandbox";
-        let mut descriptors = vec![encoded, control];
+        let mut descriptors = vec![encoded, view, control];
         if let Some((init, action)) = cgroups {
             descriptors.extend([init, action]);
         }
         descriptors.extend_from_slice(trees);
         let OuterIds { init: init_id, action: action_id } = ids;
-        let request = ToZygote::Spawn { view, fail_at, in_cgroup: cgroups.is_some(), init_id, action_id };
+        let request = ToZygote::Spawn { fail_at, in_cgroup: cgroups.is_some(), init_id, action_id };
         match self.ask(WHAT, &request, &descriptors, Some(plan))? {
             (pid, Some(pidfd)) => Ok(Hatched { pid, pidfd }),
             (_, None) => Err(ZygoteError::Request { what: WHAT, errno: Errno::BADF }),

@@ -1,9 +1,8 @@
 //! Messages between the daemon and its zygote: one request, one answer, over a SEQPACKET socket.
 //!
 //! ```text
-//! View { view }             + plan, tree…                      → Done
-//! Spawn { view, ids, … }     + plan, control [, two cgroups] [, tree…]  → Done { pid } + pidfd
-//! DropView { view }                                            → Done
+//! View { … }        + plan, tree…                                          → Done + mount namespace
+//! Spawn { ids, … } + plan, mount namespace, control [, two cgroups] [, tree…] → Done { pid } + pidfd
 //! Fork                      + socket                           → Done { pid }
 //! UserNamespace { map }                                        → Done + namespace
 //! ```
@@ -18,22 +17,13 @@ pub const MAP_BYTES_MAX: usize = 200;
 /// From the daemon to the zygote.
 #[derive(Clone, Copy, Debug)]
 pub enum ToZygote {
-    /// Build the view of the plan that comes along and keep it under this number.
+    /// Build the view of the plan that comes along; the answer has its mount namespace.
     View {
-        /// Its number.
-        view: u32,
         /// Fault injection: the step that shall fail; 0 for none.
         fail_at: u32,
     },
-    /// Take a view down.
-    DropView {
-        /// Its number.
-        view: u32,
-    },
-    /// Clone a sandbox's init. The trees that it attaches for itself come along.
+    /// Clone a sandbox's init in a copy of the view that comes along. The trees that it attaches for itself come along too.
     Spawn {
-        /// Which view it starts from.
-        view: u32,
         /// Fault injection.
         fail_at: u32,
         /// Whether the two cgroup directories come along.
@@ -75,7 +65,6 @@ const VIEW: u32 = 1;
 const SPAWN: u32 = 2;
 const FORK: u32 = 3;
 const USER_NAMESPACE: u32 = 4;
-const DROP_VIEW: u32 = 5;
 const DONE: u32 = 11;
 const FAILED: u32 = 12;
 
@@ -95,11 +84,10 @@ impl ToZygote {
     pub fn send(&self, socket: BorrowedFd<'_>, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let mut buffer = [0u8; message::BYTES_MAX];
         let length = match self {
-            ToZygote::View { view, fail_at } => words(&mut buffer, &[VIEW, *view, *fail_at]),
-            ToZygote::Spawn { view, fail_at, in_cgroup, init_id, action_id } => {
-                words(&mut buffer, &[SPAWN, *view, *fail_at, u32::from(*in_cgroup), *init_id, *action_id])
+            ToZygote::View { fail_at } => words(&mut buffer, &[VIEW, *fail_at]),
+            ToZygote::Spawn { fail_at, in_cgroup, init_id, action_id } => {
+                words(&mut buffer, &[SPAWN, *fail_at, u32::from(*in_cgroup), *init_id, *action_id])
             }
-            ToZygote::DropView { view } => words(&mut buffer, &[DROP_VIEW, *view]),
             ToZygote::Fork => words(&mut buffer, &[FORK]),
             ToZygote::UserNamespace { map, length } => {
                 let head = words(&mut buffer, &[USER_NAMESPACE, *length as u32]);
@@ -117,15 +105,13 @@ impl ToZygote {
             return Ok(None);
         }
         let request = match word(&buffer, 0) {
-            VIEW => ToZygote::View { view: word(&buffer, 1), fail_at: word(&buffer, 2) },
+            VIEW => ToZygote::View { fail_at: word(&buffer, 1) },
             SPAWN => ToZygote::Spawn {
-                view: word(&buffer, 1),
-                fail_at: word(&buffer, 2),
-                in_cgroup: word(&buffer, 3) != 0,
-                init_id: word(&buffer, 4),
-                action_id: word(&buffer, 5),
+                fail_at: word(&buffer, 1),
+                in_cgroup: word(&buffer, 2) != 0,
+                init_id: word(&buffer, 3),
+                action_id: word(&buffer, 4),
             },
-            DROP_VIEW => ToZygote::DropView { view: word(&buffer, 1) },
             FORK => ToZygote::Fork,
             USER_NAMESPACE => {
                 let mut map = [0u8; MAP_BYTES_MAX];
