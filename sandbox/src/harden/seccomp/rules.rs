@@ -73,6 +73,8 @@ const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 const TIOCSTI: u32 = 0x5412;
 /// `TIOCLINUX`: paste and more on the console. asm-generic/ioctls.h, ioctl_console(2).
 const TIOCLINUX: u32 = 0x541c;
+/// The pid of the sandbox's init in its pid namespace, pid_namespaces(7).
+const INIT: u32 = 1;
 /// `NETLINK_ROUTE`, linux/netlink.h: what getifaddrs(3) uses.
 const NETLINK_ROUTE: u32 = 0;
 
@@ -125,6 +127,18 @@ pub(super) const GROUPS: &[Group] = &[
     refuse("real-mode emulation, i386 only", "vm86 vm86old"),
     // ---- decided by argument
     // -------------------------------------------------------------------------------------
+    by_argument(
+        "limits and scheduling, but not of init, which has the action's id where there is only one",
+        "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr",
+        &[clause(Answer::Eperm, &[Condition::equals(0, INIT)])],
+        Answer::Allow,
+    ),
+    by_argument(
+        "priorities, but not of init, which has the action's id where there is only one",
+        "setpriority ioprio_set",
+        &[clause(Answer::Eperm, &[Condition::equals(1, INIT)])],
+        Answer::Allow,
+    ),
     by_argument(
         "threads and processes, but no new namespace",
         "clone",
@@ -268,10 +282,9 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     allow(
         "scheduling and limits; raising needs capabilities or a limit that is zero",
-        "sched_yield sched_setparam sched_getparam sched_setscheduler sched_getscheduler \
-         sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_rr_get_interval_time64 \
-         sched_setaffinity sched_getaffinity sched_setattr sched_getattr getpriority setpriority nice \
-         ioprio_set ioprio_get getrlimit ugetrlimit setrlimit prlimit64 getrusage getcpu",
+        "sched_yield sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min \
+         sched_rr_get_interval sched_rr_get_interval_time64 sched_getaffinity sched_getattr getpriority nice \
+         ioprio_get getrlimit ugetrlimit setrlimit getrusage getcpu",
     ),
     allow(
         "pipes and sockets that are already open; reach is limited by the network namespace",
