@@ -134,6 +134,12 @@ pub(super) const GROUPS: &[Group] = &[
         Answer::Allow,
     ),
     by_argument(
+        "signals, but not to init, which has the action's id where there is only one",
+        "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open",
+        &[clause(Answer::Eperm, &[Condition::equals(0, INIT)])],
+        Answer::Allow,
+    ),
+    by_argument(
         "priorities, but not of init, which has the action's id where there is only one",
         "setpriority ioprio_set",
         &[clause(Answer::Eperm, &[Condition::equals(1, INIT)])],
@@ -249,8 +255,7 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     allow(
         "processes and threads; limited by the pid namespace and the cgroup",
-        "fork vfork execve execveat exit exit_group wait4 waitpid waitid kill tkill tgkill pidfd_open \
-         pidfd_send_signal set_tid_address set_robust_list get_robust_list rseq restart_syscall arch_prctl \
+        "fork vfork execve execveat exit exit_group wait4 waitpid waitid pidfd_send_signal set_tid_address set_robust_list get_robust_list rseq restart_syscall arch_prctl \
          prctl set_thread_area get_thread_area",
     ),
     allow(
@@ -264,7 +269,7 @@ pub(super) const GROUPS: &[Group] = &[
     allow(
         "signals",
         "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigtimedwait_time64 \
-         rt_sigqueueinfo rt_tgsigqueueinfo rt_sigsuspend sigaltstack signal sigaction sgetmask ssetmask \
+         rt_sigsuspend sigaltstack signal sigaction sgetmask ssetmask \
          sigsuspend sigpending sigreturn sigprocmask signalfd signalfd4 pause",
     ),
     allow(
