@@ -95,6 +95,7 @@ impl Fixture {
         Scope::new()
             .without("descriptor memfd:fulgurite-plan")
             .without("descriptor user")
+            .without("descriptor mnt")
             .with_zygote(runtime.zygote_pid())
             .without("mount in the zygote")
     }
