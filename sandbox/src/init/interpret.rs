@@ -337,14 +337,6 @@ fn harden(step: &StepBytes<'_>) -> Result<()> {
             rustix::process::umask(Mode::from_raw_mode(step.small(0)));
             Ok(())
         }
-        code::OOM_SCORE => {
-            let mut digits = [0u8; 24];
-            let score = decimal(&mut digits, u64::from(step.small(0)), 10).to_bytes();
-            // The files below /proc/self of a process that is not dumpable belong to the host's root.
-            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
-            write_file(c"proc/self/oom_score_adj", score)?;
-            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        }
         code::DROP_BOUNDING => process::drop_bounding_set(),
         code::SET_IDS => process::set_ids(step.small(0), step.small(1)),
         code::DROP_CAPABILITIES => process::drop_capability_sets(),

@@ -23,10 +23,12 @@ pub mod request;
 pub mod wire;
 
 use crate::plan::{Phase, machinery};
+use crate::sys::raw::{self, Start};
 use crate::sys::{Errno, Result, message, mount, process};
 use interpret::{Context, Failed};
+use request::Request;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::time::{ClockId, clock_gettime};
 use wire::{FromInit, ToInit};
 
@@ -49,6 +51,10 @@ struct Init<'a> {
     /// A run that was canceled before it started.
     kill_ahead: u32,
     work_attached: bool,
+    /// What the waiting process works on, its stack, and the mapped command.
+    launch: action::Launch<'a>,
+    stack: *mut u8,
+    mapping: (*mut core::ffi::c_void, usize),
 }
 
 struct Parked {
@@ -76,7 +82,12 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         Ok(signals) => signals,
         Err(failed) => give_up(control, failed),
     };
+    let stack = match new_stack() {
+        Ok(stack) => stack,
+        Err(errno) => give_up(control, Failed { step: machinery::CREATE, errno }),
+    };
     let mut init = Init {
+        launch: action::Launch::new(context.plan),
         context,
         in_cgroup,
         signals,
@@ -84,11 +95,25 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         run: Run::default(),
         kill_ahead: 0,
         work_attached: false,
+        stack,
+        mapping: (core::ptr::null_mut(), 0),
     };
     if let Err(failed) = init.ready() {
         give_up(control, failed);
     }
     init.serve(control)
+}
+
+/// Bytes of the stack of the waiting process.
+const STACK_BYTES: usize = 256 << 10;
+
+/// A stack for the waiting process, made once.
+fn new_stack() -> Result<*mut u8> {
+    let protection = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+    let flags = rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE;
+    // SAFETY: a new anonymous mapping, which is never unmapped.
+    unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut(), STACK_BYTES, protection, flags) }
+        .map(<*mut _>::cast)
 }
 
 /// A descriptor with a fixed number, for the life of the process.
@@ -130,23 +155,55 @@ impl Init<'_> {
         FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
     }
 
-    /// Clones the process that becomes the next action.
+    /// Clones the process that becomes the next action. It shares this memory until it executes the command, so that
+    /// the clone copies nothing and the execution has nothing to tear down.
     fn park(&mut self) -> core::result::Result<(), Failed> {
         let wrap = |errno| Failed { step: machinery::PARK, errno };
         self.context.restart_pids();
+        self.unmap_request();
         let (ours, theirs) = message::pair().map_err(wrap)?;
-        let cgroup = self.in_cgroup.then(|| fixed(CGROUP));
-        // SAFETY: init has one thread for its whole life.
-        match unsafe { process::clone3(0, cgroup) }.map_err(wrap)? {
-            process::Cloned::Child => {
-                drop(ours);
-                action::become_action(&mut self.context, theirs)
-            }
-            process::Cloned::Parent(pid, _) => {
-                drop(theirs);
-                self.parked = Some(Parked { pid: pid.as_raw_nonzero().get(), link: ours });
-                self.await_parked()
-            }
+        let cgroup = self.in_cgroup.then_some(CGROUP);
+        self.launch.prepare(self.context.plan, self.context.fail_at, theirs.as_raw_fd());
+        let start = Start {
+            stack: self.stack,
+            stack_bytes: STACK_BYTES,
+            entry: action::become_action,
+            argument: (&raw mut self.launch).cast(),
+        };
+        // SAFETY: the last child on this stack has executed its command or ended, since a lease is over only when all
+        // is quiet. `launch` lives as long as init, which never moves it while it serves, and init writes to it only
+        // while the child waits for a message.
+        let pid = unsafe { raw::clone_sharing_memory(0, cgroup, start) }.map_err(wrap)?;
+        drop(theirs);
+        self.parked = Some(Parked { pid, link: ours });
+        self.await_parked()
+    }
+
+    /// Maps the command of a run, for the child to execute from.
+    fn map_request(&mut self, request: &OwnedFd) -> Result<()> {
+        let size = usize::try_from(rustix::fs::fstat(request)?.st_size).map_err(|_| Errno::BADMSG)?;
+        if size == 0 || size > request::BYTES_MAX {
+            return Err(Errno::BADMSG);
+        }
+        let protection = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+        // SAFETY: a new private mapping of a sealed memfd, whose seals keep its size; `unmap_request` is the only one
+        // to end it, when no child shares this memory any more.
+        let bytes = unsafe {
+            let flags = rustix::mm::MapFlags::PRIVATE;
+            let address = rustix::mm::mmap(core::ptr::null_mut(), size, protection, flags, request, 0)?;
+            self.mapping = (address, size);
+            core::slice::from_raw_parts_mut(address.cast::<u8>(), size)
+        };
+        self.launch.set_request(Request::open(bytes)?);
+        Ok(())
+    }
+
+    fn unmap_request(&mut self) {
+        let (address, size) = core::mem::replace(&mut self.mapping, (core::ptr::null_mut(), 0));
+        self.launch.clear_request();
+        if size != 0 {
+            // SAFETY: the mapping is the one that `map_request` made; nobody refers to it any more.
+            let _ = unsafe { rustix::mm::munmap(address, size) };
         }
     }
 
@@ -264,9 +321,11 @@ impl Init<'_> {
             mount::attach_at(work.as_fd(), mount::here(), c"work").map_err(wrap)?;
             self.work_attached = true;
         }
+        let request = descriptors[0].take().ok_or(wrap(Errno::BADF))?;
+        self.map_request(&request).map_err(wrap)?;
         let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
-        let mut borrowed = [fixed(CONTROL); 4];
-        for (slot, descriptor) in borrowed.iter_mut().zip(descriptors.iter()) {
+        let mut borrowed = [fixed(CONTROL); 3];
+        for (slot, descriptor) in borrowed.iter_mut().zip(descriptors.iter().skip(1)) {
             *slot = descriptor.as_ref().ok_or(wrap(Errno::BADF))?.as_fd();
         }
         let mut bytes = [0u8; 8];
@@ -381,7 +440,6 @@ fn word(buffer: &[u8; message::BYTES_MAX], at: usize) -> u32 {
 
 /// Moves `fd` to the fixed number `to`, replacing what was there.
 pub(crate) fn place(fd: BorrowedFd<'_>, to: RawFd) -> Result<()> {
-    use rustix::fd::AsRawFd;
     // SAFETY: dup3(2) takes integers. The caller owns the number `to` in this fresh process.
     let ret = unsafe { libc::dup3(fd.as_raw_fd(), to, libc::O_CLOEXEC) };
     crate::sys::check(i64::from(ret)).map(drop)

@@ -178,6 +178,7 @@ fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
 /// Leaves everything that is the host's. Gives the signals, the host's proc, the mount and the network namespace.
 fn leave_host() -> Result<[OwnedFd; 4]> {
     process::block_signals()?;
+    process::default_signals();
     rustix::process::setsid()?;
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     for number in 0..3 {

@@ -254,12 +254,8 @@ fn host_mount(
 fn create(plan: &mut Plan, spec: &SandboxSpec, features: &Features) {
     let mut push = |op| plan.push(Phase::Create, op);
     let network = if spec.network == Network::Host { 0 } else { clone_flag::NEW_NET };
-    let namespaces = clone_flag::NEW_USER
-        | clone_flag::NEW_NS
-        | clone_flag::NEW_PID
-        | clone_flag::NEW_IPC
-        | clone_flag::NEW_UTS
-        | network;
+    let namespaces =
+        clone_flag::NEW_USER | clone_flag::NEW_NS | clone_flag::NEW_PID | clone_flag::NEW_UTS | network;
     push(Op::Clone { namespaces, in_cgroup: features.cgroup_v2 });
     let init = init_id(spec, features);
     push(Op::MapIds { init, action: [spec.identity.uid, spec.identity.gid] });
@@ -337,9 +333,6 @@ fn action(plan: &mut Plan, spec: &SandboxSpec, features: &Features) -> Result<En
     let mut push = |op| plan.push(Phase::Action, op);
     push(Op::Namespaces { flags: clone_flag::NEW_IPC | clone_flag::NEW_CGROUP });
     push(Op::NewSession);
-    if features.shares_memory_cgroup {
-        push(Op::OomScore { score: 1000 });
-    }
     push(Op::SetIds { uid: spec.identity.uid, gid: spec.identity.gid });
     push(Op::DropCapabilities);
     push(Op::NoNewPrivileges);

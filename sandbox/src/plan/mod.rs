@@ -116,8 +116,6 @@ pub enum Op {
     Rlimit { resource: u32, name: &'static str, soft: u64, hard: u64 },
     /// File mode creation mask.
     Umask { mask: u32 },
-    /// The first to go when memory runs out.
-    OomScore { score: u32 },
     /// Empty bounding and ambient sets.
     DropBounding,
     /// Become the unprivileged user.

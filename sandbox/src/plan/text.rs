@@ -78,7 +78,6 @@ impl fmt::Display for Op {
             Op::NotDumpable => f.write_str("make init not dumpable"),
             Op::NewSession => f.write_str("start a new session"),
             Op::Umask { mask } => write!(f, "set the umask to {mask:04o}"),
-            Op::OomScore { score } => write!(f, "set oom_score_adj to {score}"),
             Op::DropBounding => f.write_str("empty the bounding and ambient capability sets"),
             Op::SetIds { uid, gid } => write!(f, "become user {uid} and group {gid}"),
             Op::DropCapabilities => f.write_str("empty the remaining capability sets"),

@@ -41,7 +41,6 @@ pub mod code {
     pub const NEW_SESSION: u16 = 22;
     pub const RLIMIT: u16 = 23;
     pub const UMASK: u16 = 24;
-    pub const OOM_SCORE: u16 = 25;
     pub const DROP_BOUNDING: u16 = 26;
     pub const SET_IDS: u16 = 27;
     pub const DROP_CAPABILITIES: u16 = 28;
@@ -133,7 +132,6 @@ fn action_parts(op: &Op) -> Parts<'_> {
             Parts::of(code::RLIMIT).small(*resource, 0).wide(*soft, *hard, 0)
         }
         Op::Umask { mask } => Parts::of(code::UMASK).small(*mask, 0),
-        Op::OomScore { score } => Parts::of(code::OOM_SCORE).small(*score, 0),
         Op::DropBounding => Parts::of(code::DROP_BOUNDING),
         Op::SetIds { uid, gid } => Parts::of(code::SET_IDS).small(*uid, *gid),
         Op::DropCapabilities => Parts::of(code::DROP_CAPABILITIES),

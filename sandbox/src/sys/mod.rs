@@ -8,6 +8,7 @@
 pub mod message;
 pub mod mount;
 pub mod process;
+pub mod raw;
 
 pub use rustix::io::Errno;
 

@@ -1,7 +1,7 @@
 //! Processes: clone, wait, kill, privileges, exec.
 //!
 //! Every function may run in a child between `clone3` and `execve`: no allocation, no lock, no panic.
-use super::{Errno, Result, check};
+use super::{Errno, Result, check, raw};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::process::Pid;
 use std::ffi::CStr;
@@ -202,11 +202,9 @@ pub fn close_from(first: RawFd) -> Result<()> {
 /// Marks every descriptor from `first` on close-on-exec (Linux 5.11).
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    let arguments = [first as u64, u64::from(u32::MAX), u64::from(CLOSE_RANGE_CLOEXEC), 0, 0];
     // SAFETY: close_range(2) takes integers and closes nothing with this flag.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
-    };
-    check(ret).map(drop)
+    unsafe { raw::call(libc::SYS_close_range, arguments) }.map(drop)
 }
 
 /// Blocks every signal for this thread; what is pending waits.
@@ -220,19 +218,21 @@ pub fn block_signals() -> Result<()> {
     }
 }
 
-/// Unblocks every signal and restores its default action, as a fresh program expects.
-pub fn reset_signals() -> Result<()> {
-    // SAFETY: SIG_DFL is a valid disposition for every signal; those that cannot be changed answer EINVAL, which
-    // is ignored. The set is filled before it is read.
-    unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        let mut set: libc::sigset_t = core::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        check(i64::from(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, core::ptr::null_mut())))
-            .map(drop)
+/// Restores the default action of every signal, as a fresh program expects. Children inherit that.
+pub fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid disposition for every signal; those that cannot be changed answer EINVAL, which
+        // changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Unblocks every signal for this thread.
+pub fn unblock_signals() -> Result<()> {
+    let none = 0u64;
+    let arguments = [libc::SIG_SETMASK as u64, (&raw const none) as u64, 0, 8, 0];
+    // SAFETY: the kernel reads a mask of 8 bytes, which is live; a null old mask is allowed.
+    unsafe { raw::call(libc::SYS_rt_sigprocmask, arguments) }.map(drop)
 }
 
 /// A descriptor that becomes readable when a child ends. SIGCHLD must be blocked.
@@ -253,15 +253,20 @@ pub fn child_signal_fd() -> Result<OwnedFd> {
 /// # Safety
 /// `argv` and `envp` must point to null-terminated arrays of pointers to NUL-terminated strings.
 pub unsafe fn exec(program: &CStr, argv: *const *const u8, envp: *const *const u8) -> Errno {
+    let arguments = [program.as_ptr() as u64, argv as u64, envp as u64, 0, 0];
     // SAFETY: the caller promises what execve(2) needs of the arrays; `program` is NUL-terminated by its type.
-    unsafe { libc::execve(program.as_ptr(), argv.cast(), envp.cast()) };
-    super::last_errno()
+    match unsafe { raw::call(libc::SYS_execve, arguments) } {
+        Ok(_) => Errno::IO,
+        Err(errno) => errno,
+    }
 }
 
 /// Ends the process at once, without running any destructor or exit handler.
 pub fn exit_now(code: i32) -> ! {
-    // SAFETY: _exit(2) takes an integer and does not return.
-    unsafe { libc::_exit(code) }
+    loop {
+        // SAFETY: exit_group(2) takes an integer and does not return.
+        let _ = unsafe { raw::call(libc::SYS_exit_group, [code as u64, 0, 0, 0, 0]) };
+    }
 }
 
 /// Brings up the loopback device of this network namespace. Source: netdevice(7), SIOCSIFFLAGS.
@@ -303,11 +308,10 @@ pub fn landlock_abi() -> Result<u32> {
 /// Landlock: a new ruleset that handles the given accesses. `size` tells the kernel how many fields count.
 pub fn landlock_create(handled_fs: u64, handled_net: u64, scoped: u64, size: usize) -> Result<OwnedFd> {
     let attr: [u64; 3] = [handled_fs, handled_net, scoped];
-    // SAFETY: the block of three words is live and `size` does not exceed it.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, attr.as_ptr(), size.min(size_of_val(&attr)), 0)
-    };
-    let fd = i32::try_from(check(ret)?).map_err(|_| Errno::BADF)?;
+    let arguments = [attr.as_ptr() as u64, size.min(size_of_val(&attr)) as u64, 0, 0, 0];
+    // SAFETY: the block of three words is live and the size does not exceed it.
+    let fd = unsafe { raw::call(libc::SYS_landlock_create_ruleset, arguments) }?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
     // SAFETY: the kernel returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -321,23 +325,16 @@ pub fn landlock_allow(ruleset: BorrowedFd<'_>, parent: BorrowedFd<'_>, access: u
     }
     const LANDLOCK_RULE_PATH_BENEATH: u32 = 1;
     let rule = PathBeneath { allowed_access: access, parent_fd: parent.as_raw_fd() };
+    let kind = u64::from(LANDLOCK_RULE_PATH_BENEATH);
+    let arguments = [ruleset.as_raw_fd() as u64, kind, (&raw const rule) as u64, 0, 0];
     // SAFETY: the rule has the packed layout of `struct landlock_path_beneath_attr` and outlives the call.
-    let ret = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_add_rule,
-            ruleset.as_raw_fd(),
-            LANDLOCK_RULE_PATH_BENEATH,
-            &raw const rule,
-            0,
-        )
-    };
-    check(ret).map(drop)
+    unsafe { raw::call(libc::SYS_landlock_add_rule, arguments) }.map(drop)
 }
 
 /// Landlock: puts the calling thread under the ruleset for good. Needs no_new_privs.
 pub fn landlock_restrict(ruleset: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: landlock_restrict_self(2) takes integers only.
-    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
+    unsafe { raw::call(libc::SYS_landlock_restrict_self, [ruleset.as_raw_fd() as u64, 0, 0, 0, 0]) }.map(drop)
 }
 
 /// Leaves the mount namespace, and with `user` the user namespace as well. For the start of a single-threaded `main`.

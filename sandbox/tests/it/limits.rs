@@ -63,8 +63,11 @@ fn a_full_tmp_counts_as_memory(fixture: &Fixture) -> Checked {
     let mut command = Command::sh("head -c 268435456 /dev/zero > /tmp/large");
     command.limits = memory(64);
     ran_out(&command.run(&mut sandbox), 64)?;
-    // What filled the memory lies in /tmp, and goes with it.
-    sandbox.reset()?;
+    // What filled the memory lies in /tmp, and goes with it. On v1 init has the same cgroup, and the kernel may have
+    // taken it for the culprit, since what lies in a tmpfs is nobody's; then the sandbox has gone with it.
+    if sandbox.reset().is_err() {
+        sandbox = fixture.sandbox()?;
+    }
     allocate(40, memory(64)).run(&mut sandbox).succeeded().map(drop)
 }
 
