@@ -255,8 +255,8 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     allow(
         "processes and threads; limited by the pid namespace and the cgroup",
-        "fork vfork execve execveat exit exit_group wait4 waitpid waitid pidfd_send_signal set_tid_address set_robust_list get_robust_list rseq restart_syscall arch_prctl \
-         prctl set_thread_area get_thread_area",
+        "fork vfork execve execveat exit exit_group wait4 waitpid waitid pidfd_send_signal set_tid_address \
+         set_robust_list get_robust_list rseq restart_syscall arch_prctl prctl set_thread_area get_thread_area",
     ),
     allow(
         "who am I; changes are refused by the kernel without capabilities",
