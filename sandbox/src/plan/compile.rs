@@ -66,7 +66,9 @@ const MASKED_FILES: [&str; 13] = [
     "interrupts",
 ];
 const MASKED_DIRECTORIES: [&str; 3] = ["acpi", "scsi", "bus"];
-const READ_ONLY_PROC: [&str; 5] = ["sys", "irq", "fs", "sysrq-trigger", "pressure"];
+/// What others than the host's root may write to in proc. What only the host's root may write to needs no mount: no
+/// action is the host's root, whatever its id inside.
+const READ_ONLY_PROC: [&str; 2] = ["sys", "pressure"];
 /// Pseudo terminals in one sandbox.
 const TERMINALS_MAX: &std::ffi::CStr = c"64";
 
