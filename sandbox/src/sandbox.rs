@@ -365,9 +365,12 @@ impl Sandbox {
         if self.state == State::Broken {
             return Err(SandboxError::Ended { what: "reset the sandbox" });
         }
+        // While nothing has run, the next action's process waits in the leaf, and there is no peak to start over.
+        let is_used = self.state == State::Used;
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if let Ok(cgroup) = self.seat.cgroup.as_mut()
+        if is_used
+            && let Ok(cgroup) = self.seat.cgroup.as_mut()
             && !cgroup.resets_peak()
             && cgroup.action_leaf_fd().is_some()
         {
