@@ -16,6 +16,8 @@ const COUNT: usize = 0;
 const REFUSED: usize = 1;
 const ERRNO: usize = 2;
 const STOP: usize = 3;
+/// Forks that succeeded; `COUNT` has those that are being tried as well.
+const MADE: usize = 4;
 
 /// R01.
 pub fn forks(facts: &Facts, report: &mut Report) {
@@ -43,7 +45,7 @@ pub fn forks(facts: &Facts, report: &mut Report) {
     }
     // Stay at the limit for a moment: that is when the rest of the host would suffer.
     std::thread::sleep(Duration::from_millis(300));
-    let count = shared[COUNT].load(SeqCst);
+    let count = shared[MADE].load(SeqCst);
     shared[STOP].store(1, SeqCst);
     while sys::wait(-1, 0).is_ok() {}
     judge(
@@ -63,11 +65,15 @@ fn breed(shared: &[AtomicU64; 8], deadline: Instant) {
             shared[COUNT].fetch_sub(1, SeqCst);
             return;
         }
-        if let Err(e) = sys::fork() {
-            shared[COUNT].fetch_sub(1, SeqCst);
-            shared[ERRNO].store(u64::from(e.unsigned_abs()), SeqCst);
-            shared[REFUSED].fetch_add(1, SeqCst);
-            std::thread::sleep(Duration::from_millis(10));
+        match sys::fork() {
+            Ok(0) => {}
+            Ok(_) => drop(shared[MADE].fetch_add(1, SeqCst)),
+            Err(e) => {
+                shared[COUNT].fetch_sub(1, SeqCst);
+                shared[ERRNO].store(u64::from(e.unsigned_abs()), SeqCst);
+                shared[REFUSED].fetch_add(1, SeqCst);
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }
