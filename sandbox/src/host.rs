@@ -216,10 +216,27 @@ fn entry(root: &Path, at: &str) -> Option<HostEntry> {
     Some(HostEntry { source, at: at.to_owned(), kind })
 }
 
-/// Whether this process may administer the host's mounts, as root usually may.
+/// Whether this process may administer the host's mounts, as root usually may, and use the ids of [`crate::seat`]. Root
+/// of a user namespace, as `unshare -r` and rootless containers make, is an ordinary user here.
 #[must_use]
 pub fn is_administrator() -> bool {
+    let has_our_ids = |file: &str| {
+        std::fs::read_to_string(file)
+            .is_ok_and(|map| map.lines().any(|line| maps_all(line, crate::seat::IDS)))
+    };
     caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).unwrap_or(false)
+        && has_our_ids("/proc/self/uid_map")
+        && has_our_ids("/proc/self/gid_map")
+}
+
+/// Whether a line of an id map (user_namespaces(7): inside, outside, count) has all of these ids inside.
+fn maps_all(line: &str, ids: core::ops::RangeInclusive<u32>) -> bool {
+    let mut numbers = line.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+    let (Some(first), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next()) else {
+        return false;
+    };
+    (first..first + count).contains(&u64::from(*ids.start()))
+        && (first..first + count).contains(&u64::from(*ids.end()))
 }
 
 /// Why an ordinary user cannot make user namespaces, as far as the host's settings tell.
@@ -299,4 +316,20 @@ pub fn proc_entries() -> Vec<String> {
     let mut names = names.unwrap_or_default();
     names.sort();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::maps_all;
+
+    #[test]
+    fn only_a_map_with_the_whole_range_will_do() {
+        let ids = crate::seat::IDS;
+        assert!(maps_all("         0          0 4294967295", ids.clone()));
+        assert!(maps_all("1879048192 5 268435456", ids.clone()));
+        assert!(!maps_all("1879048192 5 268435455", ids.clone()));
+        assert!(!maps_all("0 1000 1", ids.clone()));
+        assert!(!maps_all("0 100000 65536", ids.clone()));
+        assert!(!maps_all("", ids));
+    }
 }

@@ -58,9 +58,26 @@ impl Sandbox {
     /// # Errors
     /// The step that failed, in words, or why there is no seat.
     pub fn create(runtime: &Runtime, template: &Arc<Template>) -> Result<Sandbox, SandboxError> {
+        let mut sandbox = Sandbox::begin(runtime, template)?;
+        match sandbox.finish_reset() {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                // The first error is the one that counts; what is left is found by the next start.
+                let _ = sandbox.destroy(runtime);
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts to make a sandbox in a free seat. While its init works, the caller can stage the inputs; then
+    /// [`Sandbox::finish_reset`] waits for it, or tells which step failed.
+    ///
+    /// # Errors
+    /// As [`Sandbox::create`].
+    pub fn begin(runtime: &Runtime, template: &Arc<Template>) -> Result<Sandbox, SandboxError> {
         loop {
             let Taken { seat, was_spare } = runtime.seats.take()?;
-            match Sandbox::create_in(seat, template, 0) {
+            match Sandbox::begin_in(seat, template, 0) {
                 Ok(sandbox) => return Ok(sandbox),
                 Err((error, seat)) => {
                     let dead = matches!(error, SandboxError::Zygote(ZygoteError::Gone { .. }));
@@ -85,23 +102,29 @@ impl Sandbox {
         template: &Arc<Template>,
         fail_at: u32,
     ) -> Result<Sandbox, (SandboxError, Box<Seat>)> {
+        let mut sandbox = Sandbox::begin_in(seat, template, fail_at)?;
+        match sandbox.finish_reset() {
+            Ok(()) => Ok(sandbox),
+            Err(error) => Err((error, Box::new(sandbox.tear_down()))),
+        }
+    }
+
+    fn begin_in(
+        seat: Seat,
+        template: &Arc<Template>,
+        fail_at: u32,
+    ) -> Result<Sandbox, (SandboxError, Box<Seat>)> {
         match hatch(&seat, template, fail_at) {
             Err(error) => Err((error, Box::new(seat))),
-            Ok((control, pid, pidfd)) => {
-                let mut sandbox = Sandbox {
-                    template: template.clone(),
-                    seat,
-                    control: Arc::new(control),
-                    init: InitProcess { pid, pidfd },
-                    generation: 1,
-                    canceled: Arc::new(AtomicBool::new(false)),
-                    state: State::Resetting,
-                };
-                match sandbox.finish_reset() {
-                    Ok(()) => Ok(sandbox),
-                    Err(error) => Err((error, Box::new(sandbox.tear_down()))),
-                }
-            }
+            Ok((control, pid, pidfd)) => Ok(Sandbox {
+                template: template.clone(),
+                seat,
+                control: Arc::new(control),
+                init: InitProcess { pid, pidfd },
+                generation: 1,
+                canceled: Arc::new(AtomicBool::new(false)),
+                state: State::Resetting,
+            }),
         }
     }
 
@@ -342,9 +365,12 @@ impl Sandbox {
         if self.state == State::Broken {
             return Err(SandboxError::Ended { what: "reset the sandbox" });
         }
+        // While nothing has run, the next action's process waits in the leaf, and there is no peak to start over.
+        let is_used = self.state == State::Used;
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if let Ok(cgroup) = self.seat.cgroup.as_mut()
+        if is_used
+            && let Ok(cgroup) = self.seat.cgroup.as_mut()
             && !cgroup.resets_peak()
             && cgroup.action_leaf_fd().is_some()
         {

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const SEATS_PER_ZYGOTE: u32 = 32;
 /// Seats that are kept for the next sandbox when theirs is gone; more are taken apart.
 const SPARE_SEATS_MAX: usize = 64;
-/// Start of the range of ids.
-const ID_BASE: u32 = 0x7000_0000;
+/// The range of ids.
+pub(crate) const IDS: core::ops::RangeInclusive<u32> = 0x7000_0000..=0x7fff_ffff;
 /// Ids for each zygote.
 const IDS_PER_ZYGOTE: u32 = 64;
 
@@ -146,7 +146,7 @@ impl Seats {
             // The only id of the ordinary user's namespace.
             return OuterIds { init: 0, action: 0 };
         }
-        let first = ID_BASE + zygote.pid() % (1 << 22) * IDS_PER_ZYGOTE + 2 * place;
+        let first = *IDS.start() + zygote.pid() % (1 << 22) * IDS_PER_ZYGOTE + 2 * place;
         OuterIds { init: first, action: first + 1 }
     }
 

@@ -40,13 +40,16 @@ impl Trees {
         action_id: u32,
     ) -> core::result::Result<Vec<OwnedFd>, SandboxError> {
         let one = |wanted: &Tree| {
-            let tree = open(wanted).map_err(|errno| failed(plan, wanted, errno))?;
-            match self.map_owner(tree.as_fd(), action_id)? {
+            let at_fault = |errno| failed(plan, wanted, errno);
+            // Of the tree where it is attached: a detached one can be cloned only from Linux 6.15 on.
+            let source = mount::opath(mount::here(), &wanted.source).map_err(at_fault)?;
+            match self.map_owner(source.as_fd(), action_id)? {
                 Some(mapped) => {
-                    let restricted = mount::restrict(mapped.as_fd(), wanted.attributes);
-                    restricted.map(|()| mapped).map_err(|errno| failed(plan, wanted, errno))
+                    mount::make_private_recursive(mapped.as_fd()).map_err(at_fault)?;
+                    mount::restrict(mapped.as_fd(), wanted.attributes).map_err(at_fault)?;
+                    Ok(mapped)
                 }
-                None => Ok(tree),
+                None => open(wanted).map_err(at_fault),
             }
         };
         plan.own_trees.iter().map(one).collect()

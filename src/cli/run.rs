@@ -93,7 +93,7 @@ impl Job<'_> {
     fn run(self, keeper: Option<Keeper>, mut phases: PhaseStats) -> Result<u8, Failure> {
         let made = Instant::now();
         let template = self.runtime.template(&self.settings.spec)?;
-        let mut sandbox = Sandbox::create(self.runtime, &template)?;
+        let mut sandbox = Sandbox::begin(self.runtime, &template)?;
         self.interruption.watch(sandbox.killer());
         phases.sandbox_us = since(made);
         let Finished { code, layer } = match self.act(&template, &mut sandbox, phases) {

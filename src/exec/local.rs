@@ -71,7 +71,7 @@ fn since(start: Instant) -> u64 {
     start.elapsed().as_micros().try_into().unwrap_or(u64::MAX)
 }
 
-/// Runs an action in `sandbox`, which must be ready.
+/// Runs an action in `sandbox`, which may still be getting ready while the inputs are staged.
 ///
 /// # Errors
 /// [`ViewError`], when its view cannot be made; everything later is told by the outcome.
@@ -82,6 +82,11 @@ pub fn execute(
 ) -> Result<Executed, ViewError> {
     let begun = Instant::now();
     let view = view::view(runtime, &action.view, sandbox.action_id())?;
+    // A sandbox that is still being made or reset had all that time.
+    if let Err(error) = sandbox.finish_reset() {
+        let _ = view.layer.map(Layer::destroy);
+        return Err(error.into());
+    }
     let mut phases = Phases { stage_us: since(begun), ..Phases::default() };
     let begun = Instant::now();
     let [stdin, stdout, stderr] = action.streams;

@@ -18,6 +18,7 @@ set -e
 mount -t tmpfs -o size=1m,mode=755 tiny "$1/disk"
 mkdir "$1/disk/exec" "$1/disk/state"
 head -c 700000 /dev/zero > "$1/disk/exec/large"
+chmod 666 "$1/disk/exec/large" # before Linux 6.3 a tmpfs cannot show it as the action's own
 test "$2" = 0 || chown -R "$2:$2" "$1/disk"
 disk=$1 uid=$2; shift 2
 export FULGURITE_STATE_DIR=$disk/disk/state

@@ -35,8 +35,8 @@ fn signals(scene: &Scene) {
 
 fn timeout(scene: &Scene) {
     let done =
-        scene.sh(&["--timeout", "0.2", "--output", "out"], "echo partly > out; echo said; exec sleep 1000");
-    let done = done.one_line(124, &["/bin/sh timed out after 0.2 s", "raise --timeout"]);
+        scene.sh(&["--timeout", "2", "--output", "out"], "echo partly > out; echo said; exec sleep 1000");
+    let done = done.one_line(124, &["/bin/sh timed out after 2 s", "raise --timeout"]);
     assert_eq!(done.text(), "said\n");
     assert_eq!(scene.names("."), [""; 0]);
 }
@@ -48,7 +48,7 @@ fn timeout_of_the_stubborn(scene: &Scene) {
 
 fn kill_delay_lets_traps_run(scene: &Scene) {
     let script = "trap 'echo trapped; exit 17' TERM; echo on; while :; do sleep 0.05; done";
-    let done = scene.sh(&["--timeout", "0.5", "--kill-delay", "30"], script).expect(17);
+    let done = scene.sh(&["--timeout", "2", "--kill-delay", "30"], script).expect(17);
     assert_eq!(done.text(), "on\ntrapped\n");
 }
 

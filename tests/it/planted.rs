@@ -14,8 +14,11 @@ use std::path::PathBuf;
 
 use crate::scene::{MARK, Scene, Who};
 
-/// In both canary files.
-const CANARY: &str = "canary-5e7d1f-of-the-host\n";
+/// In both canary files. The parts are joined at run time, so that no source and no program has the whole.
+fn canary_text() -> String {
+    ["canary", "5e7d1f", "of", "the", "host\n"].join("-")
+}
+
 /// Separates the elements of a list.
 pub const UNIT: char = '\u{1f}';
 
@@ -118,7 +121,7 @@ impl Planted {
             let dir = tempfile::Builder::new().prefix("fulgurite-canary-").tempdir().unwrap();
             std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
             let file = dir.path().join("canary");
-            std::fs::write(&file, CANARY).unwrap();
+            std::fs::write(&file, canary_text()).unwrap();
             std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
             scene.own(&file);
             (file, dir)
@@ -146,7 +149,7 @@ impl Planted {
         let mut text = String::new();
         let mut put = |key: &str, value: &str| writeln!(text, "{key}={value}").unwrap();
         put("canary_path", self.canaries[0].0.to_str().unwrap());
-        put("canary_text", CANARY.trim_end());
+        put("canary_text", canary_text().trim_end());
         put("abstract_socket", &self.abstract_name);
         put("path_socket", self.path_listener.0.to_str().unwrap());
         put("tcp4_port", &self.tcp4.local_addr().unwrap().port().to_string());
@@ -180,7 +183,7 @@ impl Planted {
     /// Fails if anybody touched or reached what is planted.
     pub fn untouched(&self) {
         for (file, dir) in &self.canaries {
-            assert_eq!(std::fs::read_to_string(file).unwrap(), CANARY);
+            assert_eq!(std::fs::read_to_string(file).unwrap(), canary_text());
             let meta = std::fs::metadata(file).unwrap();
             assert!(matches!(meta.mode() & 0o7777, 0o644 | 0o600) && meta.nlink() == 1, "{meta:?}");
             let names = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name());

@@ -13,6 +13,7 @@ fails, if a binary gives no result, or if the set of skipped tests is not the ex
 
   --kernel SERIES    only this kernel (6.12 or 6.1; may be repeated)
   --user USER        only this user (root or build; may be repeated)
+  --binary LABEL     only this test binary, as its BEGIN line names it; skips are then not compared (may be repeated)
   --update-skips     write the skips that were seen to tests/vm/expected-skips, instead of comparing
   --timeout SECONDS  for a whole guest (1800)
   --workspace DIR    another workspace (to try this script out)
@@ -28,16 +29,17 @@ fail() {
   exit 125
 }
 
-kernels=() users=() arguments=()
+kernels=() users=() binaries=() arguments=()
 update=0 timeout=1800 workspace=$(realpath "$here/../..") expected=$here/expected-skips
 
 while [[ $# -gt 0 ]]; do
   case $1 in
-  --kernel | --user | --timeout | --workspace | --expected)
+  --kernel | --user | --binary | --timeout | --workspace | --expected)
     [[ $# -ge 2 ]] || fail "$1 needs a value"
     case $1 in
     --kernel) kernels+=("$2") ;;
     --user) users+=("$2") ;;
+    --binary) binaries+=("$2") ;;
     --timeout) timeout=$2 ;;
     --workspace) workspace=$(realpath "$2") ;;
     --expected) expected=$(realpath "$2") ;;
@@ -60,15 +62,27 @@ while [[ $# -gt 0 ]]; do
 done
 [[ ${#kernels[@]} -gt 0 ]] || kernels=(6.12 6.1)
 [[ ${#users[@]} -gt 0 ]] || users=(root build)
-[[ $update == 0 || ${#arguments[@]} == 0 ]] || fail "--update-skips needs the whole set of tests: no test arguments"
+whole=1
+[[ ${#arguments[@]} == 0 && ${#binaries[@]} == 0 ]] || whole=0
+[[ $update == 0 || $whole == 1 ]] || fail "--update-skips needs the whole set of tests: no --binary, no test arguments"
+
+# Whether a test binary is to be run.
+is_wanted() {
+  [[ ${#binaries[@]} == 0 || " ${binaries[*]} " == *" $1 "* ]]
+}
 
 # Build, and fill $work/stage with one link a binary and with tests.list. Sets links: where each program must also be,
 # because tests have the path of the program compiled in.
 build() {
   local line label directory executable kind name
+  local target=${CARGO_TARGET_DIR:-$workspace/target} features=()
   note "building"
+  # The programs that play an action are built once some crate declares the feature.
+  if grep -qs '^test-fakes *=' "$workspace"/Cargo.toml "$workspace"/*/Cargo.toml; then
+    features=(--features test-fakes)
+  fi
   (cd "$workspace" && cargo build --release --quiet)
-  (cd "$workspace" && cargo test --no-run --message-format=json --quiet) >"$work/cargo.json"
+  (cd "$workspace" && cargo test --no-run "${features[@]}" --message-format=json --quiet) >"$work/cargo.json"
   mkdir "$work/stage"
   links=()
   while read -r line; do
@@ -82,7 +96,9 @@ build() {
     if [[ $line =~ \"profile\":\{[^}]*\"test\":true ]]; then
       label=$kind-$name
       [[ ! -e $work/stage/$label ]] || label=${directory##*/}-$label
-      echo "$label $directory" >>"$work/stage/tests.list"
+      if is_wanted "$label"; then
+        echo "$label $directory" >>"$work/stage/tests.list"
+      fi
     elif [[ $kind == bin ]]; then
       # A test may start the program by the path of the debug build.
       label=debug-$name
@@ -92,8 +108,8 @@ build() {
     fi
     ln -s "$executable" "$work/stage/$label"
   done <"$work/cargo.json"
-  [[ -s $work/stage/tests.list ]] || fail "the workspace has no test binaries"
-  for executable in "$workspace"/target/release/*; do
+  [[ -s $work/stage/tests.list ]] || fail "no test binary to run"
+  for executable in "$target"/release/*; do
     if [[ -f $executable && -x $executable && $executable != *.so ]]; then
       ln -s "$executable" "$work/stage/${executable##*/}"
     fi
@@ -165,7 +181,7 @@ judge() {
       echo "# Tests that skip as $user on Linux $kernel; written by tests/vm/all.sh --update-skips."
       skipped_tests "$log"
     } >"$list"
-  elif [[ $update == 0 && ${#arguments[@]} == 0 ]] && ! difference=$(compare_skips "$log" "$list"); then
+  elif [[ $update == 0 && $whole == 1 ]] && ! difference=$(compare_skips "$log" "$list"); then
     problems+="$kernel $user: skips differ from ${list##*/}:"$'\n'"$difference"$'\n'
     verdict="${verdict/ok/FAILED} (skips)"
   fi

@@ -79,9 +79,9 @@ pub const CORE_NONE: u64 = 1;
 
 /// Soft limit of descriptors: what select(2) can handle, and the kernel's default.
 const OPEN_FILES_SOFT: u64 = 1024;
-/// Hard limit of descriptors: the kernel's `fs.nr_open` by default. Build tools raise the soft limit
-/// themselves.
-const OPEN_FILES_HARD: u64 = 1 << 20;
+/// Hard limit of descriptors: more than build tools need, who raise the soft limit
+/// themselves, and far from what would fill the table of all open files of the host.
+const OPEN_FILES_HARD: u64 = 1 << 16;
 /// The kernel's default before Linux 5.16: enough for a key or two.
 const LOCKED_BYTES: u64 = 64 << 10;
 

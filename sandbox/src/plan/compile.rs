@@ -50,7 +50,7 @@ const HOST_TREE: u64 = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
 /// Devices that every program may expect, all harmless.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of proc that tell about the host or other sandboxes.
-const MASKED_FILES: [&str; 12] = [
+const MASKED_FILES: [&str; 13] = [
     "kcore",
     "keys",
     "key-users",
@@ -63,9 +63,12 @@ const MASKED_FILES: [&str; 12] = [
     "vmallocinfo",
     "iomem",
     "ioports",
+    "interrupts",
 ];
-const MASKED_DIRECTORIES: [&str; 2] = ["acpi", "scsi"];
-const READ_ONLY_PROC: [&str; 6] = ["sys", "bus", "irq", "fs", "sysrq-trigger", "pressure"];
+const MASKED_DIRECTORIES: [&str; 3] = ["acpi", "scsi", "bus"];
+/// What others than the host's root may write to in proc. What only the host's root may write to needs no mount: no
+/// action is the host's root, whatever its id inside.
+const READ_ONLY_PROC: [&str; 2] = ["sys", "pressure"];
 /// Pseudo terminals in one sandbox.
 const TERMINALS_MAX: &std::ffi::CStr = c"64";
 

@@ -58,9 +58,13 @@ impl Trees {
             std::os::unix::fs::fchown(&upper, Some(id), Some(id))?;
         }
         let mapped = runtime.map_owner(lower.as_fd(), id)?;
-        let lower = mapped.as_ref().unwrap_or(&lower);
-        let layers = Layers { lower: lower.as_fd(), upper: upper.as_fd(), work: work.as_fd() };
-        Ok(layer::overlay(&layers, runtime.features())?)
+        let shown = mapped.as_ref().unwrap_or(&lower);
+        let layers = Layers { lower: shown.as_fd(), upper: upper.as_fd(), work: work.as_fd() };
+        if mapped.is_none() {
+            return Ok(layer::overlay(&layers, runtime.features())?);
+        }
+        let all = self.open("")?;
+        Ok(layer::overlay_on_detached(&layers, all.as_fd(), c"mapped", runtime.features())?)
     }
 
     /// Runs a script at /work and gives its output.

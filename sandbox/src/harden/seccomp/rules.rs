@@ -73,6 +73,8 @@ const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 const TIOCSTI: u32 = 0x5412;
 /// `TIOCLINUX`: paste and more on the console. asm-generic/ioctls.h, ioctl_console(2).
 const TIOCLINUX: u32 = 0x541c;
+/// The pid of the sandbox's init in its pid namespace, pid_namespaces(7).
+const INIT: u32 = 1;
 /// `NETLINK_ROUTE`, linux/netlink.h: what getifaddrs(3) uses.
 const NETLINK_ROUTE: u32 = 0;
 
@@ -125,6 +127,24 @@ pub(super) const GROUPS: &[Group] = &[
     refuse("real-mode emulation, i386 only", "vm86 vm86old"),
     // ---- decided by argument
     // -------------------------------------------------------------------------------------
+    by_argument(
+        "limits and scheduling, but not of init, which has the action's id where there is only one",
+        "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr",
+        &[clause(Answer::Eperm, &[Condition::equals(0, INIT)])],
+        Answer::Allow,
+    ),
+    by_argument(
+        "signals, but not to init, which has the action's id where there is only one",
+        "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open",
+        &[clause(Answer::Eperm, &[Condition::equals(0, INIT)])],
+        Answer::Allow,
+    ),
+    by_argument(
+        "priorities, but not of init, which has the action's id where there is only one",
+        "setpriority ioprio_set",
+        &[clause(Answer::Eperm, &[Condition::equals(1, INIT)])],
+        Answer::Allow,
+    ),
     by_argument(
         "threads and processes, but no new namespace",
         "clone",
@@ -235,9 +255,8 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     allow(
         "processes and threads; limited by the pid namespace and the cgroup",
-        "fork vfork execve execveat exit exit_group wait4 waitpid waitid kill tkill tgkill pidfd_open \
-         pidfd_send_signal set_tid_address set_robust_list get_robust_list rseq restart_syscall arch_prctl \
-         prctl set_thread_area get_thread_area",
+        "fork vfork execve execveat exit exit_group wait4 waitpid waitid pidfd_send_signal set_tid_address \
+         set_robust_list get_robust_list rseq restart_syscall arch_prctl prctl set_thread_area get_thread_area",
     ),
     allow(
         "who am I; changes are refused by the kernel without capabilities",
@@ -250,7 +269,7 @@ pub(super) const GROUPS: &[Group] = &[
     allow(
         "signals",
         "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigtimedwait_time64 \
-         rt_sigqueueinfo rt_tgsigqueueinfo rt_sigsuspend sigaltstack signal sigaction sgetmask ssetmask \
+         rt_sigsuspend sigaltstack signal sigaction sgetmask ssetmask \
          sigsuspend sigpending sigreturn sigprocmask signalfd signalfd4 pause",
     ),
     allow(
@@ -268,10 +287,9 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     allow(
         "scheduling and limits; raising needs capabilities or a limit that is zero",
-        "sched_yield sched_setparam sched_getparam sched_setscheduler sched_getscheduler \
-         sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_rr_get_interval_time64 \
-         sched_setaffinity sched_getaffinity sched_setattr sched_getattr getpriority setpriority nice \
-         ioprio_set ioprio_get getrlimit ugetrlimit setrlimit prlimit64 getrusage getcpu",
+        "sched_yield sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min \
+         sched_rr_get_interval sched_rr_get_interval_time64 sched_getaffinity sched_getattr getpriority nice \
+         ioprio_get getrlimit ugetrlimit setrlimit getrusage getcpu",
     ),
     allow(
         "pipes and sockets that are already open; reach is limited by the network namespace",

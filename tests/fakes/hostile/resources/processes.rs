@@ -16,8 +16,7 @@ const COUNT: usize = 0;
 const REFUSED: usize = 1;
 const ERRNO: usize = 2;
 const STOP: usize = 3;
-/// Forks that succeeded; `COUNT` has those that are being tried as well.
-const MADE: usize = 4;
+const BORN: usize = 4;
 
 /// R01.
 pub fn forks(facts: &Facts, report: &mut Report) {
@@ -45,7 +44,7 @@ pub fn forks(facts: &Facts, report: &mut Report) {
     }
     // Stay at the limit for a moment: that is when the rest of the host would suffer.
     std::thread::sleep(Duration::from_millis(300));
-    let count = shared[MADE].load(SeqCst);
+    let count = shared[BORN].load(SeqCst);
     shared[STOP].store(1, SeqCst);
     while sys::wait(-1, 0).is_ok() {}
     judge(
@@ -58,7 +57,8 @@ pub fn forks(facts: &Facts, report: &mut Report) {
     );
 }
 
-/// Forks until someone refuses; the children do the same. A place is taken before the fork, so the bound is strict.
+/// Forks until someone refuses; the children do the same. A place is taken before the fork, so the bound is strict;
+/// those that were really born are counted apart, since others are always about to be refused.
 fn breed(shared: &[AtomicU64; 8], deadline: Instant) {
     while shared[STOP].load(SeqCst) == 0 && shared[REFUSED].load(SeqCst) < 64 && Instant::now() < deadline {
         if shared[COUNT].fetch_add(1, SeqCst) >= MOST_PROCESSES {
@@ -66,8 +66,8 @@ fn breed(shared: &[AtomicU64; 8], deadline: Instant) {
             return;
         }
         match sys::fork() {
-            Ok(0) => {}
-            Ok(_) => drop(shared[MADE].fetch_add(1, SeqCst)),
+            Ok(0) => _ = shared[BORN].fetch_add(1, SeqCst),
+            Ok(_) => {}
             Err(e) => {
                 shared[COUNT].fetch_sub(1, SeqCst);
                 shared[ERRNO].store(u64::from(e.unsigned_abs()), SeqCst);
