@@ -277,7 +277,7 @@ fn disk(scene: &Scene) {
     let done = scene.finish(child).silent();
     assert_eq!(judge(scene, &done.text()).len(), 2);
     harness.untouched();
-    skip("R05-on-the-layer's-own-disk", "a layer has no quota; its bound is that of --layer-dir");
+    skip("R05-on-the-layers-own-disk", "a layer has no quota; its bound is that of --layer-dir");
 }
 
 /// /tmp and /dev/shm of the sandbox are charged to its memory.

@@ -118,8 +118,8 @@ fn parents_exist_inside(scene: &Scene) {
 }
 
 fn modes_and_owners(scene: &Scene) {
-    let script = "echo > plain; echo > run; chmod 755 run; echo > set; chmod 755 set; chmod 6755 set 2>/dev/null; \
-                  mkdir d; echo > d/in";
+    let script = "echo > plain; echo > run; chmod 755 run; \
+                  echo > set; chmod 755 set; chmod 6755 set 2>/dev/null; mkdir d; echo > d/in";
     let outputs = ["--output", "plain", "--output", "run", "--output", "set", "--output", "d"];
     scene.sh(&outputs, script).silent();
     let check = |name: &str, mode: u32| {
