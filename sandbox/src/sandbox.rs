@@ -27,10 +27,8 @@ use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a sandbox may take to be made or reset.
+/// How long a sandbox may take to be made, reset or ended; the kernel frees its mounts then, a full /tmp among them.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long init may take to end: the kernel frees its mounts first, and a full /tmp may hold a million files.
-const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a sandbox can do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -447,7 +445,7 @@ impl InitProcess {
     fn end(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         let mut events = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let patience = Timespec { tv_sec: END_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        let patience = Timespec { tv_sec: READY_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
     }
 }
