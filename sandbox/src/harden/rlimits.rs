@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(find(&plain, Resource::QueueBytes), Some(Limit { soft: 0, hard: 0 }));
         let asked = HardeningSpec {
             core_bytes_max: 1 << 30,
-            file_bytes_max: Some(1 << 16),
+            file_bytes_max: Some(1 << 20),
             open_files_max: Some(64),
             ..plain
         };
