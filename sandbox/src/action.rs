@@ -45,7 +45,7 @@ pub struct Killer {
 }
 
 impl Killer {
-    /// Kills everything of the run; it then ends as [`End::Canceled`].
+    /// Kills everything of the run; it then ends as [`crate::outcome::End::Canceled`].
     pub fn kill(&self) {
         self.canceled.store(true, Ordering::Release);
         self.kill_silently();
