@@ -100,6 +100,8 @@ pub enum CgroupUse {
 pub struct RuntimeOptions {
     /// Which cgroups it makes.
     pub cgroups: CgroupUse,
+    /// One sandbox at most will be made: nothing is made ahead for the next one.
+    pub once: bool,
 }
 
 /// A spec, compiled and built: sandboxes are cloned from it.
@@ -166,7 +168,7 @@ impl Runtime {
             CgroupUse::All | CgroupUse::None => cgroup_host,
         };
         enter_namespaces(administrator)?;
-        let zygote = Arc::new(Zygote::start()?);
+        let zygote = Arc::new(Zygote::start(options.once)?);
         let mut features = features(administrator, &zygote);
         let tree = match options.cgroups {
             CgroupUse::None => Err("they were not asked for".to_owned()),

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a sandbox may take to be made or reset.
+/// How long a sandbox may take to be made, reset or ended; the kernel frees its mounts then, a full /tmp among them.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a sandbox can do next.
@@ -445,7 +445,7 @@ impl InitProcess {
     fn end(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         let mut events = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let patience = Timespec { tv_sec: QUIET_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        let patience = Timespec { tv_sec: READY_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
     }
 }

@@ -197,7 +197,9 @@ impl Seats {
             }
         }
         // A zygote of its own ends here, before its cgroup is removed.
-        drop(zygote);
+        if let Some(zygote) = Arc::into_inner(zygote) {
+            zygote.stop();
+        }
         if let Ok(slot) = cgroup {
             slot.destroy()?;
         }
@@ -234,8 +236,9 @@ impl Seats {
     pub(crate) fn stop(self) -> Result<(), SandboxError> {
         let trimmed = self.trim();
         let Seats { zygote, tree, state, .. } = self;
-        drop(state);
         drop(zygote);
+        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.shared.into_iter().filter_map(|shared| Arc::into_inner(shared.zygote)).for_each(Zygote::stop);
         let destroyed = match tree {
             Ok(tree) => tree.destroy().map_err(SandboxError::from),
             Err(_) => Ok(()),

@@ -44,7 +44,8 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         can_write(file).map_err(|error| stats_failure(file, error))?;
     }
     stage::sweep_all(&settings.places).map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    let runtime = Arc::new(Runtime::start(&RuntimeOptions { cgroups: cgroup_use(args, &settings) })?);
+    let runtime =
+        Arc::new(Runtime::start(&RuntimeOptions { cgroups: cgroup_use(args, &settings), once: true })?);
     keeper.as_ref().map_or(Ok(()), Keeper::end_with_front)?;
     let interruption = signals
         .wait_in_background()

@@ -167,7 +167,7 @@ mod tests {
         let plain = HardeningSpec::default();
         assert_eq!(find(&plain, Resource::CoreBytes), Some(Limit { soft: 1, hard: 1 }));
         assert_eq!(find(&plain, Resource::FileBytes), None);
-        assert_eq!(find(&plain, Resource::OpenFiles), Some(Limit { soft: 1024, hard: 1 << 20 }));
+        assert_eq!(find(&plain, Resource::OpenFiles), Some(Limit { soft: 1024, hard: 1 << 16 }));
         assert_eq!(find(&plain, Resource::QueueBytes), Some(Limit { soft: 0, hard: 0 }));
         let asked = HardeningSpec {
             core_bytes_max: 1 << 30,

@@ -18,6 +18,7 @@
 
 pub mod action;
 pub mod interpret;
+mod networks;
 pub mod nursery;
 pub mod request;
 pub mod wire;

@@ -8,6 +8,7 @@
 //! State here: the daemon's uid and capabilities, one thread, no terminal, all signals blocked. It ends when the
 //! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
 use super::interpret::{Context, Failed, proc_path};
+use super::networks::Networks;
 use super::{CGROUP, CONTROL, FIRST_FREE, place};
 use crate::plan::wire::{PlanBytes, StepBytes, code};
 use crate::plan::{Phase, machinery};
@@ -55,78 +56,10 @@ struct Nursery {
     networks: Networks,
 }
 
-/// The network namespaces that this zygote passes on.
-///
-/// Making one costs as much as all the rest of a cold sandbox, so the next one is made ahead, in the zygote itself:
-/// a clone inherits it, and then it is nobody else's. It belongs to the zygote's user namespace, so that init, whose
-/// capabilities end at its own, cannot even configure it.
-struct Networks {
-    /// The daemon's, for sandboxes that share it.
-    host: OwnedFd,
-    can_return: bool,
-    now: NetworkNow,
-    /// What the last sandbox wanted: loopback up (`true`), down (`false`), or none of its own.
-    wanted: Option<bool>,
-}
-
-/// The network namespace that the zygote is in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum NetworkNow {
-    Host,
-    /// Fresh and unused, with loopback up or down.
-    Prepared(bool),
-    /// A sandbox has it.
-    Taken,
-}
-
-impl Networks {
-    fn new(host: OwnedFd) -> Self {
-        // Who cannot come back must not leave: an ordinary user's zygote has no power over the host's namespace.
-        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-        let can_return = rustix::thread::move_into_link_name_space(host.as_fd(), kind).is_ok();
-        Networks { host, can_return, now: NetworkNow::Host, wanted: None }
-    }
-
-    /// Gets ready to clone a sandbox. True: the clone inherits a fresh namespace and must not ask for another.
-    fn hand_over(&mut self, wanted: Option<bool>) -> Result<bool> {
-        self.wanted = wanted;
-        match wanted {
-            Some(up) if self.now == NetworkNow::Prepared(up) => {
-                self.now = NetworkNow::Taken;
-                Ok(true)
-            }
-            Some(_) => Ok(false),
-            None => {
-                if self.now != NetworkNow::Host {
-                    rustix::thread::move_into_link_name_space(
-                        self.host.as_fd(),
-                        Some(rustix::thread::LinkNameSpaceType::Network),
-                    )?;
-                    self.now = NetworkNow::Host;
-                }
-                Ok(false)
-            }
-        }
-    }
-
-    /// Makes the next namespace, when there is time. Without it, the next sandbox makes its own.
-    fn prepare(&mut self) {
-        let Some(up) = self.wanted else { return };
-        if !self.can_return || matches!(self.now, NetworkNow::Prepared(_)) {
-            return;
-        }
-        // SAFETY: unshare(2) takes an integer; the zygote has one thread.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
-            let ready = !up || process::loopback_up().is_ok();
-            self.now = if ready { NetworkNow::Prepared(up) } else { NetworkNow::Taken };
-        }
-    }
-}
-
 /// Forks the zygote. Returns the daemon's end of the socket and the zygote's pid.
 ///
-/// `EBUSY` when the process has more than one thread.
-pub fn fork() -> Result<(OwnedFd, Pid)> {
+/// `once`: one sandbox at most will be cloned. `EBUSY` when the process has more than one thread.
+pub fn fork(once: bool) -> Result<(OwnedFd, Pid)> {
     let (ours, theirs) = message::pair()?;
     if thread_count() > 1 {
         return Err(Errno::BUSY);
@@ -137,7 +70,7 @@ pub fn fork() -> Result<(OwnedFd, Pid)> {
             drop(ours);
             match super::take_number_three(theirs).and_then(|socket| process::close_from(4).map(|()| socket))
             {
-                Ok(socket) => run(socket),
+                Ok(socket) => run(socket, once),
                 Err(_) => process::exit_now(1),
             }
         }
@@ -152,8 +85,8 @@ pub fn thread_count() -> usize {
 }
 
 /// Becomes a zygote and serves `socket` until the other end closes. Never returns.
-fn run(socket: OwnedFd) -> ! {
-    match settle(socket) {
+fn run(socket: OwnedFd, once: bool) -> ! {
+    match settle(socket, once) {
         Ok(mut nursery) => {
             let _ = FromZygote::Done { pid: 0 }.send(nursery.socket.as_fd(), &[]);
             nursery.serve()
@@ -166,10 +99,10 @@ fn run(socket: OwnedFd) -> ! {
     }
 }
 
-fn settle(socket: OwnedFd) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
+fn settle(socket: OwnedFd, once: bool) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
     match leave_host() {
         Ok([signals, proc, home, network]) => {
-            Ok(Nursery { socket, signals, proc, home, networks: Networks::new(network) })
+            Ok(Nursery { socket, signals, proc, home, networks: Networks::new(network, once) })
         }
         Err(errno) => Err((socket, errno)),
     }
@@ -214,8 +147,8 @@ const VIEW: &CStr = c"/view";
 
 /// In a child with namespaces of its own: makes the view the root, with a proc in it.
 ///
-/// The kernel lets a user namespace mount a new proc only where a whole one can be seen already. This one belongs to a pid
-/// namespace in which nobody lives; each sandbox mounts its own over it.
+/// The kernel lets a user namespace mount a new proc only where a whole one can be seen already. This one belongs to a
+/// pid namespace in which nobody lives; each sandbox mounts its own over it.
 fn become_root() -> Result<()> {
     let proc = mount::proc()?;
     mount::attach_at(proc.as_fd(), mount::here(), c"proc")?;
@@ -284,7 +217,7 @@ impl Nursery {
                 let ids = Ids { init: init_id, action: action_id };
                 self.spawn(fail_at, in_cgroup, ids, descriptors).map(|(pid, fd)| (pid, Some(fd)))
             }
-            ToZygote::Fork => self.fork(descriptors).map(|pid| (pid, None)).map_err(machinery),
+            ToZygote::Fork => self.fork(descriptors).map_err(machinery),
             ToZygote::UserNamespace { map, length } => self
                 .user_namespace(map.get(..length).unwrap_or(&[]))
                 .map(|fd| (0, Some(fd)))
@@ -429,20 +362,17 @@ impl Nursery {
     }
 
     /// Another zygote with the same views, for a cgroup of its own.
-    fn fork(&mut self, mut descriptors: message::Descriptors) -> Result<u32> {
+    fn fork(&mut self, mut descriptors: message::Descriptors) -> Result<(u32, Option<OwnedFd>)> {
         let socket = descriptors[0].take().ok_or(Errno::BADF)?;
         // SAFETY: the zygote has one thread for its whole life.
-        match unsafe { process::clone3(0, None) }? {
-            process::Cloned::Parent(pid, _) => Ok(pid.as_raw_nonzero().get() as u32),
+        match unsafe { process::clone3(process::clone_flag::PIDFD, None) }? {
+            process::Cloned::Parent(pid, pidfd) => Ok((pid.as_raw_nonzero().get() as u32, pidfd)),
             process::Cloned::Child => {
                 // The old socket closes here; the new one takes its place.
                 self.socket = socket;
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 let _ = FromZygote::Done { pid: 0 }.send(self.socket.as_fd(), &[]);
-                // The parent's namespace is the parent's to give.
-                if self.networks.now != NetworkNow::Host {
-                    self.networks.now = NetworkNow::Taken;
-                }
+                self.networks.inherited();
                 self.networks.prepare();
                 self.serve()
             }

@@ -1,7 +1,7 @@
 //! System calls without errno, and the one clone that shares memory. x86_64 only.
 //!
-//! A process that shares its parent's memory also shares the parent's thread-local errno. What it calls while the parent
-//! runs therefore must not touch it: it gets its answer in a register.
+//! A process that shares its parent's memory also shares the parent's thread-local errno. What it calls while the
+//! parent runs therefore must not touch it: it gets its answer in a register.
 use super::{Errno, Result};
 use core::arch::asm;
 use core::ffi::c_void;

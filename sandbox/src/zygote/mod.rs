@@ -10,8 +10,10 @@ pub mod wire;
 use crate::init::nursery;
 use crate::plan::{Plan, StepFailure};
 use crate::sys::{Errno, message};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
+use rustix::time::Timespec;
 use std::sync::{Mutex, PoisonError};
 use wire::{FromZygote, ToZygote};
 
@@ -54,8 +56,8 @@ pub enum ZygoteError {
 pub struct Zygote {
     socket: Mutex<OwnedFd>,
     pid: u32,
-    /// Whether it is our own child, to be reaped by us.
-    ours: bool,
+    /// A descriptor of it, if another zygote is its parent; else it is ours to be reaped.
+    pidfd: Option<OwnedFd>,
 }
 
 /// User and group ids of a sandbox outside, the same number for both.
@@ -98,20 +100,21 @@ pub struct Hatched {
 }
 
 impl Zygote {
-    /// Forks the zygote. Must be called while the process has one thread, early in `main`.
+    /// Forks the zygote. Must be called while the process has one thread, early in `main`. `once`: one sandbox at most
+    /// will be made, so that nothing is made ahead.
     ///
     /// # Errors
     /// [`ZygoteError::Threads`] if there are more; [`ZygoteError::Start`] where the process may not make a mount
     /// namespace (see [`crate::host`]).
-    pub fn start() -> Result<Zygote, ZygoteError> {
+    pub fn start(once: bool) -> Result<Zygote, ZygoteError> {
         let start = |errno| ZygoteError::Start { errno };
         let threads = nursery::thread_count();
         if threads > 1 {
             return Err(ZygoteError::Threads { threads });
         }
-        let (socket, pid) = nursery::fork().map_err(start)?;
+        let (socket, pid) = nursery::fork(once).map_err(start)?;
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        let zygote = Zygote { socket: Mutex::new(socket), pid, ours: true };
+        let zygote = Zygote { socket: Mutex::new(socket), pid, pidfd: None };
         match zygote.receive("start the zygote")? {
             (FromZygote::Done { .. }, _) => Ok(zygote),
             (FromZygote::Failed { errno, .. }, _) => Err(start(Errno::from_raw_os_error(errno))),
@@ -131,15 +134,15 @@ impl Zygote {
     pub fn fork(&self) -> Result<Zygote, ZygoteError> {
         const WHAT: &str = "fork a zygote";
         let (ours, theirs) = message::pair().map_err(|errno| ZygoteError::Request { what: WHAT, errno })?;
-        let (pid, _) = self.ask(WHAT, &ToZygote::Fork, &[theirs.as_fd()], None)?;
+        let (pid, pidfd) = self.ask(WHAT, &ToZygote::Fork, &[theirs.as_fd()], None)?;
         drop(theirs);
-        let zygote = Zygote { socket: Mutex::new(ours), pid, ours: false };
+        let zygote = Zygote { socket: Mutex::new(ours), pid, pidfd };
         zygote.receive(WHAT)?;
         Ok(zygote)
     }
 
-    /// Builds the view of a plan. Gives the mount namespace that sandboxes start from. `trees` are detached mounts in the
-    /// plan's order.
+    /// Builds the view of a plan. Gives the mount namespace that sandboxes start from. `trees` are detached mounts in
+    /// the plan's order.
     ///
     /// # Errors
     /// The step that failed, in the plan's words.
@@ -230,16 +233,20 @@ impl Zygote {
     }
 
     /// Ends the zygote and everything it cloned, and waits for it.
-    pub fn stop(mut self) {
-        let (closed, _) = match message::pair() {
-            Ok(pair) => pair,
-            Err(_) => return,
-        };
+    pub fn stop(self) {
+        let Zygote { socket, pid, pidfd } = self;
         // Closing our end is the signal to end.
-        *self.socket.get_mut().unwrap_or_else(PoisonError::into_inner) = closed;
-        if let (true, Some(pid)) = (self.ours, Pid::from_raw(self.pid.cast_signed())) {
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            self.ours = false;
+        drop(socket);
+        match (pidfd, Pid::from_raw(pid.cast_signed())) {
+            (Some(pidfd), _) => {
+                let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+                let mut events = [PollFd::new(&pidfd, PollFlags::IN)];
+                while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
+            }
+            (None, Some(pid)) => {
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            }
+            (None, None) => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! View { … }        + plan, tree…                                          → Done + mount namespace
 //! Spawn { ids, … } + plan, mount namespace, control [, two cgroups] [, tree…] → Done { pid } + pidfd
-//! Fork                      + socket                           → Done { pid }
+//! Fork                      + socket                           → Done { pid } + pidfd
 //! UserNamespace { map }                                        → Done + namespace
 //! ```
 //! Any request may be answered by `Failed { step, errno }`; numbers of `plan::machinery` stand for the machinery
@@ -22,7 +22,8 @@ pub enum ToZygote {
         /// Fault injection: the step that shall fail; 0 for none.
         fail_at: u32,
     },
-    /// Clone a sandbox's init in a copy of the view that comes along. The trees that it attaches for itself come along too.
+    /// Clone a sandbox's init in a copy of the view that comes along. The trees that it attaches for itself come along
+    /// too.
     Spawn {
         /// Fault injection.
         fail_at: u32,

@@ -127,7 +127,7 @@ pub fn options() -> RuntimeOptions {
         Ok("none") => CgroupUse::None,
         _ => CgroupUse::All,
     };
-    RuntimeOptions { cgroups }
+    RuntimeOptions { cgroups, once: false }
 }
 
 /// The mount that shows the test binary inside.

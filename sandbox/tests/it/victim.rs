@@ -166,7 +166,7 @@ fn with_threads() -> Played {
 
 fn without_cgroups() -> Played {
     let before = census();
-    let runtime = Runtime::start(&RuntimeOptions { cgroups: CgroupUse::None })?;
+    let runtime = Runtime::start(&RuntimeOptions { cgroups: CgroupUse::None, once: false })?;
     let template = runtime.template(&spec())?;
     let mut sandbox = Sandbox::create(&runtime, &template)?;
     let ran = Command::probe(&["burn", "100"]).run(&mut sandbox);
