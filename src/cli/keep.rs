@@ -7,7 +7,7 @@
 //! ```
 //! The processes of the command are dead by then; its files in /work and /tmp are as it left them. A keeper ends after
 //! [`KEPT_AT_MOST`], and everything of the sandbox with it. Sockets lie in a directory that only the user can enter.
-use super::signals::BlockedSignals;
+use super::signals::{BlockedSignals, Interruption};
 use crate::failure::{Failure, OWN_FAILURE, tell};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::End;
@@ -150,15 +150,21 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells the front the exit code, then serves until the sandbox is removed or its time is over.
-    pub fn keep(&self, sandbox: &mut Sandbox, code: u8, variables: &[CString]) {
-        let served = self.serve(sandbox, code, variables);
+    /// Tells the front the exit code, then serves until the sandbox is removed, its time is over or a signal comes.
+    pub fn keep(&self, sandbox: &mut Sandbox, code: u8, variables: &[CString], interruption: &Interruption) {
+        let served = self.serve(sandbox, code, variables, interruption);
         if let Err(failure) = served {
             tell(&failure);
         }
     }
 
-    fn serve(&self, sandbox: &mut Sandbox, code: u8, variables: &[CString]) -> Result<(), Failure> {
+    fn serve(
+        &self,
+        sandbox: &mut Sandbox,
+        code: u8,
+        variables: &[CString],
+        interruption: &Interruption,
+    ) -> Result<(), Failure> {
         let door = listener(&self.dir.join("enter.sock"))?;
         let front = connect(&self.dir.join("front.sock"))
             .map_err(|errno| Failure::new(format!("cannot tell that the sandbox is kept: {errno}")))?;
@@ -170,11 +176,16 @@ impl Keeper {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: 0 };
-            let mut events = [PollFd::new(&door, PollFlags::IN)];
+            let event = interruption.event();
+            let mut events =
+                [PollFd::new(&door, PollFlags::IN), PollFd::from_borrowed_fd(event, PollFlags::IN)];
             match poll(&mut events, Some(&timeout)) {
                 Err(Errno::INTR) => continue,
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(_) => {}
+            }
+            if interruption.number().is_some() {
+                return Ok(());
             }
             let Ok(guest) = accept_with(&door, SocketFlags::CLOEXEC) else { continue };
             if !admit(sandbox, guest.as_fd(), variables) {

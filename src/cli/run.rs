@@ -108,7 +108,7 @@ impl Job<'_> {
         if let (Some(keeper), true, None) =
             (keeper, code != 0 && sandbox.is_sound(), self.interruption.number())
         {
-            keeper.keep(&mut sandbox, code, &self.settings.variables);
+            keeper.keep(&mut sandbox, code, &self.settings.variables, self.interruption);
         }
         let destroyed = sandbox.destroy(self.runtime);
         if let Some(layer) = layer {

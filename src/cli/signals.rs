@@ -4,6 +4,8 @@
 //! half way. The zygote and the inits have sessions of their own and see none of them.
 use fulgurite_sandbox::sandbox::Killer;
 use nix::sys::signal::{SigSet, Signal};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +16,10 @@ const AWAITED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, S
 pub struct BlockedSignals(SigSet);
 
 /// What the waiting thread shares with the main one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Interruption {
     number: Arc<AtomicI32>,
+    event: Arc<OwnedFd>,
     killers: Arc<Mutex<Vec<Killer>>>,
 }
 
@@ -36,10 +39,16 @@ impl BlockedSignals {
     /// # Errors
     /// When the thread cannot be started.
     pub fn wait_in_background(self) -> std::io::Result<Interruption> {
-        let interruption = Interruption::default();
+        let interruption = Interruption {
+            number: Arc::default(),
+            event: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
+            killers: Arc::default(),
+        };
         let shared = interruption.clone();
         self.forward_in_background(move |signal| {
             shared.number.store(signal, Ordering::Release);
+            // It counts to 2^64 before it would block.
+            let _ = rustix::io::write(&shared.event, &1u64.to_ne_bytes());
             shared.kill();
         })?;
         Ok(interruption)
@@ -70,6 +79,12 @@ impl Interruption {
 
     fn kill(&self) {
         self.killers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Killer::kill);
+    }
+
+    /// Readable as soon as a signal has come.
+    #[must_use]
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 
     /// The signal that came, if any.

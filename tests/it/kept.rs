@@ -1,5 +1,7 @@
 //! `--keep-on-failure` and `fulgurite enter`.
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::census;
 use crate::scene::{Finished, Scene};
 
@@ -7,6 +9,7 @@ both! {
     enters: enters_as_root, enters_as_user;
     keeps_only_failures: keeps_only_failures_as_root, keeps_only_failures_as_user;
     several_at_once: several_kept_as_root, several_kept_as_user;
+    signals_end_a_keeper: signals_end_a_keeper_as_root, signals_end_a_keeper_as_user;
     unknown_names: unknown_names_as_root, unknown_names_as_user;
 }
 
@@ -87,6 +90,23 @@ fn several_at_once(scene: &Scene) {
     remove(scene, &ids[0]);
     remove(scene, &ids[2]);
     census::settle(&scene.mark);
+}
+
+/// As a shutdown does it: a keeper has no terminal and no parent that would tell it otherwise.
+fn signals_end_a_keeper(scene: &Scene) {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        keep(scene, &[], "echo x > x; exit 1", 1);
+        let marked = census::processes(&scene.mark);
+        let parent = |pid: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            line.and_then(|pid| pid.trim().parse::<u32>().ok())
+        };
+        let keeper = marked.iter().find(|pid| parent(pid).is_some_and(|parent| !marked.contains(&parent)));
+        kill_process(Pid::from_raw(keeper.unwrap().cast_signed()).unwrap(), signal).unwrap();
+        census::settle(&scene.mark);
+        scene.census();
+    }
 }
 
 fn unknown_names(scene: &Scene) {
