@@ -52,6 +52,9 @@ fn works(fixture: &Fixture) -> Checked {
 fn every_step_of_a_view(fixture: &Fixture) -> Checked {
     let runtime = fixture.runtime();
     let plan = fixture.template(&fixture.spec())?.plan.clone();
+    // A zygote that is shared stands in the view of its last sandbox; a failure brings it back to its own mounts.
+    let spec = SandboxSpec { tenant: "view".to_owned(), ..fixture.spec() };
+    check(runtime.template_failing_at(&spec, 1).is_err(), "step 1 did not fail")?;
     let before = Census::at_rest(&scope(fixture), PATIENCE);
     let numbers = steps(&plan, Phase::View, |_| true);
     check(numbers.len() > 30, "hardly any steps")?;
