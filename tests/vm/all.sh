@@ -15,7 +15,7 @@ fails, if a binary gives no result, or if the set of skipped tests is not the ex
   --user USER        only this user (root or build; may be repeated)
   --binary LABEL     only this test binary, as its BEGIN line names it; skips are then not compared (may be repeated)
   --update-skips     write the skips that were seen to tests/vm/expected-skips, instead of comparing
-  --timeout SECONDS  for a whole guest (1800)
+  --timeout SECONDS  for a whole guest (3600)
   --workspace DIR    another workspace (to try this script out)
   --expected DIR     another directory of expected skips
   -- ARGUMENT...     go to every test binary (a filter, --include-ignored); skips are then not compared
@@ -30,7 +30,7 @@ fail() {
 }
 
 kernels=() users=() binaries=() arguments=()
-update=0 timeout=1800 workspace=$(realpath "$here/../..") expected=$here/expected-skips
+update=0 timeout=3600 workspace=$(realpath "$here/../..") expected=$here/expected-skips
 
 while [[ $# -gt 0 ]]; do
   case $1 in
