@@ -21,6 +21,7 @@ pub struct Launch<'a> {
     plan: PlanBytes<'a>,
     fail_at: u32,
     link: RawFd,
+    ipc_inherited: bool,
     request: Option<Request<'a>>,
 }
 
@@ -28,12 +29,13 @@ impl<'a> Launch<'a> {
     /// Nothing to launch yet.
     #[must_use]
     pub fn new(plan: PlanBytes<'a>) -> Self {
-        Launch { plan, fail_at: 0, link: -1, request: None }
+        Launch { plan, fail_at: 0, link: -1, ipc_inherited: false, request: None }
     }
 
-    /// For the next process: its plan, its fault, its socket.
-    pub fn prepare(&mut self, plan: PlanBytes<'a>, fail_at: u32, link: RawFd) {
-        *self = Launch { plan, fail_at, link, request: None };
+    /// For the next process: init's plan and state, and its socket.
+    pub fn prepare(&mut self, context: &Context<'a>, link: RawFd) {
+        let Context { plan, fail_at, ipc_inherited, .. } = *context;
+        *self = Launch { plan, fail_at, link, ipc_inherited, request: None };
     }
 
     /// The command, before the message that lets the process go on.
@@ -56,8 +58,9 @@ pub unsafe extern "C" fn become_action(launch: *mut c_void) -> ! {
     // SAFETY: the caller vouches for the pointer; init does not write until this process waits. The descriptor is
     // this process's copy of its end of the socket.
     let (mut context, link) = unsafe {
-        let (plan, fail_at) = ((*launch).plan, (*launch).fail_at);
-        (Context::new(plan, c"", fail_at), BorrowedFd::borrow_raw((*launch).link))
+        let mut context = Context::new((*launch).plan, c"", (*launch).fail_at);
+        context.ipc_inherited = (*launch).ipc_inherited;
+        (context, BorrowedFd::borrow_raw((*launch).link))
     };
     let failed = match act(&mut context, link, launch) {
         Ok(()) => process::exit_now(0),

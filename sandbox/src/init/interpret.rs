@@ -87,6 +87,8 @@ pub struct Context<'a> {
     pub last_pid: Option<OwnedFd>,
     /// Whether the zygote had prepared the network namespace, loopback included.
     pub network_inherited: bool,
+    /// Whether the zygote had prepared the IPC namespace of the first action.
+    pub ipc_inherited: bool,
     /// What `/tmp` and its like were when they were mounted.
     pub private: [Option<Private>; PRIVATE_MAX],
     /// Whether this sandbox has a network namespace of its own, and `lo` is up in it.
@@ -106,6 +108,7 @@ impl<'a> Context<'a> {
             ruleset: None,
             last_pid: None,
             network_inherited: false,
+            ipc_inherited: false,
             private: [None; PRIVATE_MAX],
             own_network: None,
         }
@@ -147,7 +150,11 @@ impl<'a> Context<'a> {
             code::CLONE | code::MAP_IDS => Ok(()),
             code::SETTLE..=code::NOT_DUMPABLE => self.create(step),
             code::LANDLOCK_CREATE | code::LANDLOCK_ALLOW | code::LANDLOCK_RESTRICT => self.landlock(step),
-            code::NAMESPACES..=code::CLOSE_DESCRIPTORS => harden(step),
+            code::NAMESPACES => {
+                let inherited = if self.ipc_inherited { process::clone_flag::NEW_IPC } else { 0 };
+                unshare(step.wide(0) & !inherited)
+            }
+            code::NEW_SESSION..=code::CLOSE_DESCRIPTORS => harden(step),
             _ => Err(Errno::BADMSG),
         }
     }
@@ -315,6 +322,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Leaves the IPC namespace that the first action had; the next one makes its own.
+    pub fn leave_ipc(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.ipc_inherited) { unshare(process::clone_flag::NEW_IPC) } else { Ok(()) }
+    }
+
     /// Replaces the network namespace if anything ever went over its loopback device.
     ///
     /// A connection leaves waiting ports and counters behind; without a packet there is nothing that could be left.
@@ -330,7 +342,6 @@ impl<'a> Context<'a> {
 /// Steps that the waiting process takes on itself.
 fn harden(step: &StepBytes<'_>) -> Result<()> {
     match step.code() {
-        code::NAMESPACES => unshare(step.wide(0)),
         code::NEW_SESSION => rustix::process::setsid().map(drop),
         code::RLIMIT => set_rlimit(step.small(0), step.wide(0), step.wide(1)),
         code::UMASK => {

@@ -164,7 +164,7 @@ impl Init<'_> {
         self.unmap_request();
         let (ours, theirs) = message::pair().map_err(wrap)?;
         let cgroup = self.in_cgroup.then_some(CGROUP);
-        self.launch.prepare(self.context.plan, self.context.fail_at, theirs.as_raw_fd());
+        self.launch.prepare(&self.context, theirs.as_raw_fd());
         let start = Start {
             stack: self.stack,
             stack_bytes: STACK_BYTES,
@@ -430,6 +430,7 @@ impl Init<'_> {
             self.work_attached = false;
         }
         self.context.renew_lease()?;
+        self.context.leave_ipc().map_err(wrap)?;
         self.context.renew_network().map_err(wrap)?;
         self.park_and_tell()
     }

@@ -1,6 +1,7 @@
-//! The network namespaces that a zygote passes on, the next one made ahead.
+//! The network and IPC namespaces that a zygote passes on, the next ones made ahead.
 use crate::sys::{Result, process};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The network namespaces that this zygote passes on.
 ///
@@ -31,8 +32,8 @@ impl Networks {
     /// ahead.
     pub(super) fn new(host: OwnedFd, once: bool) -> Self {
         // Who cannot come back must not leave: an ordinary user's zygote has no power over the host's namespace.
-        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-        let can_return = !once && rustix::thread::move_into_link_name_space(host.as_fd(), kind).is_ok();
+        let kind = Some(LinkNameSpaceType::Network);
+        let can_return = !once && move_into_link_name_space(host.as_fd(), kind).is_ok();
         Networks { host, can_return, now: NetworkNow::Host, wanted: None }
     }
 
@@ -47,10 +48,7 @@ impl Networks {
             Some(_) => Ok(false),
             None => {
                 if self.now != NetworkNow::Host {
-                    rustix::thread::move_into_link_name_space(
-                        self.host.as_fd(),
-                        Some(rustix::thread::LinkNameSpaceType::Network),
-                    )?;
+                    move_into_link_name_space(self.host.as_fd(), Some(LinkNameSpaceType::Network))?;
                     self.now = NetworkNow::Host;
                 }
                 Ok(false)
@@ -75,6 +73,48 @@ impl Networks {
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
             let ready = !up || process::loopback_up().is_ok();
             self.now = if ready { NetworkNow::Prepared(up) } else { NetworkNow::Taken };
+        }
+    }
+}
+
+/// The IPC namespace of a sandbox's first action, made ahead like its network. From the second action on, each makes its
+/// own during the reset.
+pub(super) struct IpcAhead {
+    /// The daemon's.
+    host: OwnedFd,
+    can_return: bool,
+    /// Whether the zygote is in a fresh one.
+    fresh: bool,
+}
+
+impl IpcAhead {
+    pub(super) fn new(host: OwnedFd, once: bool) -> Self {
+        let can_return = !once
+            && move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))
+                .is_ok();
+        IpcAhead { host, can_return, fresh: false }
+    }
+
+    /// Whether the next clone inherits a fresh namespace. Afterwards [`IpcAhead::leave`] must follow.
+    pub(super) fn hand_over(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Goes back to the daemon's, so that what an action leaves in its namespace ends with the namespace.
+    pub(super) fn leave(&mut self) {
+        self.fresh = false;
+        if self.can_return {
+            // It worked when the zygote started. If it should not work now, nothing is made ahead any more.
+            let kind = Some(LinkNameSpaceType::InterProcessCommunication);
+            self.can_return = move_into_link_name_space(self.host.as_fd(), kind).is_ok();
+        }
+    }
+
+    /// Makes the next one, when there is time.
+    pub(super) fn prepare(&mut self) {
+        if self.can_return && !self.fresh {
+            // SAFETY: unshare(2) takes an integer; the zygote has one thread.
+            self.fresh = unsafe { libc::unshare(libc::CLONE_NEWIPC) } == 0;
         }
     }
 }

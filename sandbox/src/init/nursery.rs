@@ -8,7 +8,7 @@
 //! State here: the daemon's uid and capabilities, one thread, no terminal, all signals blocked. It ends when the
 //! daemon closes the socket; its children end with it (PR_SET_PDEATHSIG).
 use super::interpret::{Context, Failed, proc_path};
-use super::networks::Networks;
+use super::networks::{IpcAhead, Networks};
 use super::{CGROUP, CONTROL, FIRST_FREE, place};
 use crate::plan::wire::{PlanBytes, StepBytes, code};
 use crate::plan::{Phase, machinery};
@@ -54,6 +54,7 @@ struct Nursery {
     /// The mount namespace in which views are built.
     home: OwnedFd,
     networks: Networks,
+    ipc: IpcAhead,
 }
 
 /// Forks the zygote. Returns the daemon's end of the socket and the zygote's pid.
@@ -101,15 +102,21 @@ fn run(socket: OwnedFd, once: bool) -> ! {
 
 fn settle(socket: OwnedFd, once: bool) -> core::result::Result<Nursery, (OwnedFd, Errno)> {
     match leave_host() {
-        Ok([signals, proc, home, network]) => {
-            Ok(Nursery { socket, signals, proc, home, networks: Networks::new(network, once) })
-        }
+        Ok([signals, proc, home, network, ipc]) => Ok(Nursery {
+            socket,
+            signals,
+            proc,
+            home,
+            networks: Networks::new(network, once),
+            ipc: IpcAhead::new(ipc, once),
+        }),
         Err(errno) => Err((socket, errno)),
     }
 }
 
-/// Leaves everything that is the host's. Gives the signals, the host's proc, the mount and the network namespace.
-fn leave_host() -> Result<[OwnedFd; 4]> {
+/// Leaves everything that is the host's. Gives the signals, the host's proc, and the mount, network and
+/// IPC namespaces.
+fn leave_host() -> Result<[OwnedFd; 5]> {
     process::block_signals()?;
     process::default_signals();
     rustix::process::setsid()?;
@@ -120,8 +127,8 @@ fn leave_host() -> Result<[OwnedFd; 4]> {
     let _ = rustix::thread::set_name(c"fulgurite-zygot");
     let proc = enter_tiny_root()?;
     let own = |path| rustix::fs::openat(&proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let (home, network) = (own(c"self/ns/mnt")?, own(c"self/ns/net")?);
-    Ok([process::child_signal_fd()?, proc, home, network])
+    let (home, network, ipc) = (own(c"self/ns/mnt")?, own(c"self/ns/net")?, own(c"self/ns/ipc")?);
+    Ok([process::child_signal_fd()?, proc, home, network, ipc])
 }
 
 /// Leaves the host's mounts for a tmpfs with `proc`. Returns the host's proc.
@@ -196,6 +203,7 @@ impl Nursery {
                 while let Ok(Some(_)) = process::reap_any(false) {}
                 if !asked {
                     self.networks.prepare();
+                    self.ipc.prepare();
                 }
             }
             if asked {
@@ -211,6 +219,7 @@ impl Nursery {
             Ok(None) | Err(_) => process::exit_now(0),
         };
         let machinery = |errno| Failed { step: machinery::ZYGOTE, errno };
+        let spawned = matches!(request, ToZygote::Spawn { .. });
         let result = match request {
             ToZygote::View { fail_at } => self.view(fail_at, descriptors).map(|view| (0, Some(view))),
             ToZygote::Spawn { fail_at, in_cgroup, init_id, action_id } => {
@@ -231,6 +240,9 @@ impl Nursery {
             result.as_ref().ok().and_then(|(_, fd)| fd.as_ref().map(AsFd::as_fd));
         if answer.send(self.socket.as_fd(), attached.as_slice()).is_err() {
             process::exit_now(0);
+        }
+        if spawned {
+            self.ipc.leave();
         }
     }
 
@@ -325,6 +337,7 @@ impl Nursery {
         let own_network = namespaces & process::clone_flag::NEW_NET != 0;
         let wanted = own_network.then(|| find(plan, code::LOOPBACK_UP).is_some());
         context.network_inherited = self.networks.hand_over(wanted).map_err(machinery)?;
+        context.ipc_inherited = self.ipc.hand_over();
         let inherited = if context.network_inherited { process::clone_flag::NEW_NET } else { 0 };
         let flags = (namespaces & !inherited) | process::clone_flag::PIDFD;
         let cgroup = cgroups.as_ref().map(|(init, _)| init.as_fd());
@@ -374,6 +387,8 @@ impl Nursery {
                 let _ = FromZygote::Done { pid: 0 }.send(self.socket.as_fd(), &[]);
                 self.networks.inherited();
                 self.networks.prepare();
+                self.ipc.leave();
+                self.ipc.prepare();
                 self.serve()
             }
         }
