@@ -77,8 +77,8 @@ impl Networks {
     }
 }
 
-/// The IPC namespace of a sandbox's first action, made ahead like its network. From the second action on, each makes its
-/// own during the reset.
+/// The IPC namespace of a sandbox's first action, made ahead like its network. From the second action on, each makes
+/// its own during the reset.
 pub(super) struct IpcAhead {
     /// The daemon's.
     host: OwnedFd,
