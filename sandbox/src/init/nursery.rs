@@ -296,14 +296,17 @@ impl Nursery {
             process::Cloned::Parent(pid, _) => {
                 drop(gate_theirs);
                 let mut buffer = [0; message::BYTES_MAX];
-                message::receive(gate_ours.as_fd(), &mut buffer, &mut message::no_descriptors(), true)?;
-                match i32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]) {
-                    0 => {}
-                    errno => return Err(Errno::from_raw_os_error(errno)),
-                }
-                let mut path = [0u8; 48];
-                let path = proc_path(&mut path, pid, "ns/mnt").ok_or(Errno::NAMETOOLONG)?;
-                rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                let told =
+                    message::receive(gate_ours.as_fd(), &mut buffer, &mut message::no_descriptors(), true);
+                let namespace = match (told, i32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]))
+                {
+                    (Ok(Some(_)), 0) => self.namespace_of(pid, "ns/mnt"),
+                    (Ok(Some(_)), errno) => Err(Errno::from_raw_os_error(errno)),
+                    (Ok(None), _) => Err(Errno::CHILD),
+                    (Err(errno), _) => Err(errno),
+                };
+                dismiss(gate_ours, pid);
+                namespace
             }
         }
     }
@@ -374,6 +377,12 @@ impl Nursery {
         Ok(())
     }
 
+    fn namespace_of(&self, pid: Pid, file: &str) -> Result<OwnedFd> {
+        let mut buffer = [0u8; 48];
+        let path = proc_path(&mut buffer, pid, file).ok_or(Errno::NAMETOOLONG)?;
+        rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
     /// Another zygote with the same views, for a cgroup of its own.
     fn fork(&mut self, mut descriptors: message::Descriptors) -> Result<(u32, Option<OwnedFd>)> {
         let socket = descriptors[0].take().ok_or(Errno::BADF)?;
@@ -409,13 +418,19 @@ impl Nursery {
             }
             process::Cloned::Parent(pid, _) => {
                 drop(gate_theirs);
-                self.map_ids(pid, [&map, &map])?;
-                let mut buffer = [0u8; 48];
-                let path = proc_path(&mut buffer, pid, "ns/user").ok_or(Errno::NAMETOOLONG)?;
-                rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                let namespace =
+                    self.map_ids(pid, [&map, &map]).and_then(|()| self.namespace_of(pid, "ns/user"));
+                dismiss(gate_ours, pid);
+                namespace
             }
         }
     }
+}
+
+/// Lets a child go that only held a namespace, and waits for its end, so that it cannot outlive this zygote.
+fn dismiss(gate: OwnedFd, pid: Pid) {
+    drop(gate);
+    let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
 }
 
 fn find(plan: PlanBytes<'_>, wanted: u16) -> Option<(u32, StepBytes<'_>)> {
