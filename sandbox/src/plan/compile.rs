@@ -1,8 +1,8 @@
 //! Spec and features to plan: pure, so that tests compare plans without a kernel.
 //!
 //! What the host looks like (which toolchain directories there are, which are symlinks) comes in as [`HostEntry`]
-//! values. The order of steps is the order of `reference: setup order` in ARCHITECTURE.md; each step needs what the
-//! later ones take away.
+//! values. The order of steps is fixed: each needs what the later ones take away, and what cannot be undone comes as
+//! late as it can.
 use super::{Op, Phase, Plan, TREES_MAX, Tree};
 use crate::harden::landlock::LandlockPlan;
 use crate::harden::seccomp::{Program, SeccompError};
