@@ -3,10 +3,15 @@
 
 pub mod action;
 pub mod bench;
+pub mod cache;
+pub mod cas;
 pub mod cli;
 pub mod commit;
+pub mod config;
 pub mod demo;
 pub mod exec;
 pub mod failure;
 pub mod output;
+pub mod sched;
+pub mod serve;
 pub mod stage;

@@ -1,0 +1,1 @@
+//! The action cache: what came of actions that need not run again.

@@ -1,0 +1,1 @@
+//! Admission: which action runs next, and whether it may run at all.

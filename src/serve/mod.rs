@@ -1,0 +1,1 @@
+//! The doors of the daemon: REAPI services over TCP and Unix sockets.
