@@ -6,8 +6,10 @@
 //!   private layer ─────┘
 //! ```
 //! Knows nothing of who publishes the outputs, or whether.
+pub mod executor;
 pub mod local;
 pub mod view;
 
+pub use executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
 pub use local::{Executed, LocalAction, Phases, execute};
 pub use view::{Strategy, View};
