@@ -12,6 +12,7 @@ pub mod demo;
 pub mod exec;
 pub mod failure;
 pub mod output;
+pub mod remote;
 pub mod sched;
 pub mod serve;
 pub mod stage;

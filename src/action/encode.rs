@@ -2,6 +2,7 @@
 //!
 //! Everything here is deterministic: one value has one encoding, since encodings are digested. Source: REAPI v2.12.
 
+use super::command::{ActionSpec, Command};
 use super::digest::Digest;
 use super::result::{ActionResult, OutputSymlink, Timeline, Usage};
 use super::tree::{Directory, NodeProperties, Timestamp};
@@ -189,4 +190,43 @@ fn posix(usage: &Usage) -> PosixResourceUsage {
 fn between(start: Timestamp, end: Timestamp) -> Option<Duration> {
     let nanos = |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     u64::try_from(nanos(end) - nanos(start)).ok().map(Duration::from_nanos)
+}
+
+/// An encoded Command. Outputs are named by `output_paths`.
+#[must_use]
+pub fn command(of: &Command) -> Vec<u8> {
+    let pair = |(name, value): &(String, String)| reapi::command::EnvironmentVariable {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    let mut outputs: Vec<String> = of.outputs.iter().map(|output| output.declared.clone()).collect();
+    outputs.sort();
+    let directory = of.working_directory.as_ref();
+    let message = reapi::Command {
+        arguments: of.arguments.clone(),
+        environment_variables: of.environment.iter().map(pair).collect(),
+        output_paths: outputs,
+        working_directory: directory.map(|path| path.as_path().display().to_string()).unwrap_or_default(),
+        ..reapi::Command::default()
+    };
+    message.encode_to_vec()
+}
+
+/// An encoded Action. `salt` sets it apart from others that are the same.
+#[must_use]
+pub fn action(of: &ActionSpec, salt: &[u8]) -> Vec<u8> {
+    let property = |(name, value): &(String, String)| reapi::platform::Property {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    let message = reapi::Action {
+        command_digest: Some(digest(&of.command_digest)),
+        input_root_digest: Some(digest(&of.input_root_digest)),
+        timeout: of.timeout.map(duration),
+        do_not_cache: of.do_not_cache,
+        salt: Bytes::copy_from_slice(salt),
+        platform: (!of.platform.is_empty())
+            .then(|| reapi::Platform { properties: of.platform.iter().map(property).collect() }),
+    };
+    message.encode_to_vec()
 }
