@@ -47,6 +47,12 @@ pub enum BenchError {
         /// The directories that were tried.
         tried: String,
     },
+    /// The daemon did not do what it should.
+    #[error("the daemon: {why}")]
+    Server {
+        /// What happened.
+        why: String,
+    },
     /// A file was asked for whose directory hides it.
     #[error("cannot use {}: {why}", path.display())]
     Path {

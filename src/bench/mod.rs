@@ -14,10 +14,12 @@ pub mod cpu;
 pub mod error;
 pub mod peers;
 pub mod progress;
+pub mod reapi;
 pub mod report;
 pub mod sandbox;
 pub mod sandboxed;
 pub mod scratch;
+pub mod server;
 pub mod statistics;
 pub mod workload;
 

@@ -37,19 +37,33 @@ impl HostReport {
     /// Describes this host.
     #[must_use]
     pub fn now(runtime: &Runtime, filesystem: String) -> Self {
+        let features = runtime.features();
+        let mut report = HostReport::of(runtime.cgroup_host().layout, filesystem);
+        if !features.cgroup_v2 && !features.shares_memory_cgroup {
+            report.cgroup = "none";
+        }
+        report
+    }
+
+    /// Describes this host, where the sandboxes are another process's.
+    #[must_use]
+    pub fn of(layout: Layout, filesystem: String) -> Self {
         let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
-        let features = runtime.features();
-        let cgroup = match runtime.cgroup_host().layout {
-            _ if !features.cgroup_v2 && !features.shares_memory_cgroup => "none",
+        let cgroup = match layout {
             Layout::V2 => "v2",
             Layout::Hybrid => "hybrid",
             Layout::V1 => "v1",
             Layout::None => "none",
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        HostReport { kernel: features.kernel.clone(), cores, cgroup, filesystem, load }
+        HostReport { kernel: kernel_release(), cores, cgroup, filesystem, load }
     }
+}
+
+/// `uname -r`.
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// What one case gave.

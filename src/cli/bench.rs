@@ -1,9 +1,12 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
+use crate::bench::Report;
+use crate::bench::reapi::{ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +23,40 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// Sandboxes against the bare command and the peers that are installed, interleaved in one run
     Sandbox(SandboxBenchArgs),
+    /// Tiny actions through the door of a daemon, against the bare command
+    Reapi(ReapiBenchArgs),
+}
+
+/// What `bench reapi` takes.
+#[derive(Args, Debug)]
+pub struct ReapiBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Actions in each block
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    pub actions: usize,
+    /// Cache hits in each block
+    #[arg(long, value_name = "COUNT", default_value_t = 2000)]
+    pub hits: usize,
+    /// Blocks of each case
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub rounds: usize,
+    /// Requests on their way at a time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 64])]
+    pub concurrency: Vec<usize>,
+    /// Input files of an action
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1])]
+    pub input_files: Vec<usize>,
+    /// Directory for the daemon's state and the floor's files
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// Come through a Unix socket instead of TCP
+    #[arg(long)]
+    pub unix: bool,
+    /// More arguments of `fulgurite serve`
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pub serve: Vec<OsString>,
 }
 
 /// What `bench sandbox` takes.
@@ -72,7 +109,38 @@ fn stop(runtime: Arc<Runtime>) -> Result<(), Failure> {
 /// # Errors
 /// When a sandbox or the floor cannot be had; a peer that fails is told in the report.
 pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let BenchWhat::Sandbox(args) = &args.what;
+    match &args.what {
+        BenchWhat::Sandbox(args) => sandbox(args),
+        BenchWhat::Reapi(args) => reapi(args),
+    }
+}
+
+fn reapi(args: &ReapiBenchArgs) -> Result<u8, Failure> {
+    let wanted = ReapiBench {
+        actions: args.actions,
+        hits: args.hits,
+        rounds: args.rounds,
+        concurrency: args.concurrency.clone(),
+        input_files: args.input_files.clone(),
+        directory: args.directory.clone(),
+        unix: args.unix,
+        serve: args.serve.clone(),
+        progress: !args.json,
+    };
+    print(&bench_reapi(&wanted).map_err(|error| Failure::new(error.to_string()))?, args.json)
+}
+
+fn print(report: &Report, json: bool) -> Result<u8, Failure> {
+    if json {
+        let text = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
+        put(&format!("{text}\n"))?;
+    } else {
+        put(&report.to_string())?;
+    }
+    Ok(0)
+}
+
+fn sandbox(args: &SandboxBenchArgs) -> Result<u8, Failure> {
     let wanted = SandboxBench {
         rounds: args.rounds,
         compile_rounds: args.compile_rounds,
@@ -83,13 +151,7 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let runtime = start()?;
     let report = bench_sandbox(&runtime, &wanted).map_err(|error| Failure::new(error.to_string()));
     let stopped = stop(runtime);
-    let report = report?;
-    if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
-        put(&format!("{text}\n"))?;
-    } else {
-        put(&report.to_string())?;
-    }
+    print(&report?, args.json)?;
     stopped.map(|()| 0)
 }
 
