@@ -8,7 +8,7 @@ use super::result::{ActionResult, OutputSymlink, Timeline, Usage};
 use super::tree::{Directory, NodeProperties, Timestamp};
 use bytes::Bytes;
 use fulgurite_proto::buildbarn::resourceusage::PosixResourceUsage;
-use fulgurite_proto::reapi;
+use fulgurite_proto::{reapi, v1};
 use prost::Message;
 use std::time::Duration;
 
@@ -153,12 +153,15 @@ pub fn action_result(of: &ActionResult, older_fields: bool) -> reapi::ActionResu
 #[must_use]
 pub fn metadata(worker: &str, timeline: &Timeline, usage: Option<&Usage>) -> reapi::ExecutedActionMetadata {
     let ran = timeline.execution_start.zip(timeline.execution_completed);
+    let any = |name: &str, value: Vec<u8>| prost_types::Any {
+        type_url: format!("type.googleapis.com/{name}"),
+        value,
+    };
     let auxiliary = usage.map(|usage| {
-        let posix = posix(usage);
-        prost_types::Any {
-            type_url: "type.googleapis.com/buildbarn.resourceusage.POSIXResourceUsage".to_owned(),
-            value: posix.encode_to_vec(),
-        }
+        [
+            any("buildbarn.resourceusage.POSIXResourceUsage", posix(usage).encode_to_vec()),
+            any("fulgurite.v1.ExecutionDetails", details(usage).encode_to_vec()),
+        ]
     });
     reapi::ExecutedActionMetadata {
         worker: worker.to_owned(),
@@ -172,7 +175,7 @@ pub fn metadata(worker: &str, timeline: &Timeline, usage: Option<&Usage>) -> rea
         virtual_execution_duration: ran.and_then(|(start, end)| between(start, end)).map(duration),
         output_upload_start_timestamp: timeline.output_upload_start.map(timestamp),
         output_upload_completed_timestamp: timeline.output_upload_completed.map(timestamp),
-        auxiliary_metadata: auxiliary.into_iter().collect(),
+        auxiliary_metadata: auxiliary.into_iter().flatten().collect(),
     }
 }
 
@@ -183,6 +186,22 @@ fn posix(usage: &Usage) -> PosixResourceUsage {
         maximum_resident_set_size: usage.peak_bytes.try_into().unwrap_or(i64::MAX),
         termination_signal: usage.termination_signal.clone().unwrap_or_default(),
         ..PosixResourceUsage::default()
+    }
+}
+
+fn details(usage: &Usage) -> v1::ExecutionDetails {
+    let handoff = usage.handoff;
+    v1::ExecutionDetails {
+        enforced: usage.enforced.iter().cloned().collect(),
+        staging: usage.staging.clone().unwrap_or_default(),
+        handoff: Some(v1::HandoffCounts {
+            renamed: handoff.renamed,
+            known: handoff.known,
+            copied: handoff.copied,
+            bytes_copied: handoff.bytes_copied,
+        }),
+        memory_peak_bytes: usage.peak_bytes,
+        stragglers: usage.stragglers,
     }
 }
 
