@@ -13,12 +13,15 @@
 //!   through;
 //! - what a killed process left is found by name and lock, and removed by the next one ([`sweep_stale`]).
 //!
-//! Limits: inputs are paths under an exec root; staging from a content-addressed store is not here yet. An
-//! input that a user rewrites in place while the action runs changes under it, as it would without a sandbox.
+//! Inputs are paths under an exec root ([`InputTree`]), or an input root that is named by its digest ([`root`]).
+//!
+//! Limits: an input below an exec root that a user rewrites in place while the action runs changes under it, as it
+//! would without a sandbox.
 
 pub mod beneath;
 pub mod contents;
 pub mod descent;
+pub mod erofs;
 mod error;
 mod fault;
 mod layer;
@@ -27,6 +30,7 @@ mod parents;
 mod place;
 mod remove;
 pub mod replicate;
+pub mod root;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;
