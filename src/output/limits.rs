@@ -5,3 +5,58 @@ pub const UNDECLARED_SHOWN_MAX: usize = 1000;
 
 /// Missing outputs that an error message names; the error value holds all of them.
 pub const MISSING_SHOWN_MAX: usize = 20;
+
+/// How much one action may hand off before it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoffLimits {
+    /// Files, directories and symlinks. Each is held in memory with its name until the messages are written: a
+    /// million is some 200 MB, and an hour's worth of any real action.
+    pub entries_max: u64,
+    /// Levels of directories below an output: see [`crate::stage::limits::TreeLimits`].
+    pub depth_max: usize,
+    /// Apparent bytes of all files. A sparse file costs the action nothing, and hashing it costs us its whole size:
+    /// 64 GiB are a minute of SHA-256.
+    pub bytes_max: u64,
+    /// Bytes of all encoded directories: the largest Tree that a client may have to read in one piece, and what we
+    /// hold of it in memory.
+    pub message_bytes_max: u64,
+}
+
+impl HandoffLimits {
+    /// Far above any real build action.
+    pub const DEFAULT: Self =
+        Self { entries_max: 1_000_000, depth_max: 8192, bytes_max: 64 << 30, message_bytes_max: 256 << 20 };
+}
+
+impl Default for HandoffLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Threads of one process that hash outputs beside the callers of `hand_off`: hashing is bound by the cores, and a
+/// machine with many of them is bound by memory and disk before these are busy.
+pub const HASHING_THREADS_MAX: usize = 16;
+
+/// Files on their way to the hashing threads of one handoff; each holds two descriptors.
+pub const HASHING_QUEUE: usize = 32;
+
+/// Work that is done before another thread is asked for, in bytes: what it takes to start and join a thread (some
+/// 60 µs) is what hashing this takes.
+pub const HASHED_ALONE_BYTES: u64 = 128 << 10;
+
+/// What a file counts beside its bytes: opening, sealing and renaming it takes as long as hashing this.
+pub const FILE_COST_BYTES: u64 = 16 << 10;
+
+/// Symlinks followed to learn whether an output symlink leads to a directory: the kernel's own bound.
+pub const SYMLINKS_MAX: usize = 40;
+
+/// Bytes of a stream that are kept: what a person may want to read, and a client to download.
+pub const SPOOL_BYTES_MAX: u64 = 64 << 20;
+
+/// Disk that a stream may take before its action is to be killed.
+pub const SPOOL_DISK_BYTES_MAX: u64 = 4 << 30;
+
+/// Empty spools kept for the next actions: two for each of as many actions as a large host runs at once. Each costs a
+/// descriptor.
+pub const SPOOLS_KEPT_MAX: usize = 256;

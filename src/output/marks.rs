@@ -42,6 +42,27 @@ impl Marks {
         }
     }
 
+    /// Says of a file that its bytes are those of another layer.
+    pub(super) fn metacopy(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.metacopy",
+            Self::User => c"user.overlay.metacopy",
+        }
+    }
+
+    /// True if the directory shows what the lower layer has elsewhere.
+    pub(super) fn is_redirected(self, upper_dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let name = match self {
+            Self::Trusted => c"trusted.overlay.redirect",
+            Self::User => c"user.overlay.redirect",
+        };
+        match rustix::fs::fgetxattr(upper_dir, name, &mut [0u8; 1][..]) {
+            Ok(_) | Err(Errno::RANGE) => Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+            Err(why) => Err(why),
+        }
+    }
+
     /// True if the directory hides what the lower layer has at its place.
     pub fn is_opaque(self, upper_dir: BorrowedFd<'_>) -> Result<bool, Errno> {
         let mut value = [0; 2];

@@ -28,15 +28,19 @@
 
 mod collect;
 mod error;
+mod handoff;
 pub mod limits;
 mod marks;
 mod merged;
 mod seal;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod undeclared;
 
 pub use collect::{CollectOptions, Collected, CollectedOutput, OutputKind, collect};
 pub use error::OutputError;
+pub use handoff::{HandedOff, HandoffError, HandoffRequest, Inputs, NoInputs, hand_off};
 pub use marks::Marks;
+pub use spool::{Spool, Spooled, Spools};
 pub use undeclared::{Undeclared, undeclared};

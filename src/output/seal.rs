@@ -317,16 +317,27 @@ impl Walk {
 
 /// Removes all extended attributes but the host's own labels.
 fn strip_attributes(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    strip_listed(fd, &list_attributes(fd)?)
+}
+
+/// The names of all extended attributes, each with a NUL behind it.
+pub(super) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let mut buffer = vec![0u8; 1024];
     let length = match rustix::fs::flistxattr(fd, &mut buffer[..]) {
         Err(Errno::RANGE) => {
             buffer.resize(XATTR_LIST_BYTES_MAX, 0);
             rustix::fs::flistxattr(fd, &mut buffer[..])?
         }
-        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(Errno::OPNOTSUPP) => 0,
         answer => answer?,
     };
-    for name in strippable(&buffer[..length]) {
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+/// Removes those of the listed attributes that are not the host's own labels.
+pub(super) fn strip_listed(fd: BorrowedFd<'_>, list: &[u8]) -> Result<(), Errno> {
+    for name in strippable(list) {
         match rustix::fs::fremovexattr(fd, name) {
             Ok(()) | Err(Errno::NODATA) => {}
             Err(why) => return Err(why),
