@@ -5,6 +5,7 @@
 //! the crate that may say `unsafe`; each block says why this call is sound.
 #![allow(unsafe_code)]
 
+pub mod lease;
 pub mod message;
 pub mod mount;
 pub mod process;
