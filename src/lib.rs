@@ -10,6 +10,7 @@ pub mod commit;
 pub mod config;
 pub mod demo;
 pub mod exec;
+pub mod failpoint;
 pub mod failure;
 pub mod output;
 pub mod remote;
