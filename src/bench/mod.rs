@@ -12,12 +12,15 @@ pub mod case;
 pub mod command;
 pub mod cpu;
 pub mod error;
+pub mod filesystem;
 pub mod peers;
 pub mod progress;
 pub mod report;
 pub mod sandbox;
 pub mod sandboxed;
 pub mod scratch;
+pub mod stage;
+pub mod staged;
 pub mod statistics;
 pub mod workload;
 

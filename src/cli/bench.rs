@@ -1,5 +1,7 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
+use crate::bench::filesystem::FilesystemKind;
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
+use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
@@ -20,6 +22,8 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// Sandboxes against the bare command and the peers that are installed, interleaved in one run
     Sandbox(SandboxBenchArgs),
+    /// Input roots of 10 to 100,000 files: every way to stage them, against farms of links, on new filesystems
+    Stage(StageBenchArgs),
 }
 
 /// What `bench sandbox` takes.
@@ -40,6 +44,34 @@ pub struct SandboxBenchArgs {
     /// Directory for layers; a tmpfs by default
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub layer_dir: Option<PathBuf>,
+}
+
+/// What `bench stage` takes.
+#[derive(Args, Debug)]
+pub struct StageBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Files of a root; can be given again for several
+    #[arg(long = "files", value_name = "COUNT", default_values_t = SIZES)]
+    pub sizes: Vec<usize>,
+    /// Rounds of each size; fewer for larger ones by default
+    #[arg(long, value_name = "COUNT")]
+    pub rounds: Option<usize>,
+    /// Filesystem to make and to measure on: ext4, xfs or tmpfs; can be given again for several
+    #[arg(long = "filesystem", value_name = "NAME", default_value = "ext4", value_parser = filesystem)]
+    pub filesystems: Vec<FilesystemKind>,
+    /// Measure only this case, beside the floor
+    #[arg(long = "case", value_name = "NAME")]
+    pub cases: Vec<String>,
+    /// Directory for the sparse files that the filesystems are made in
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
+}
+
+fn filesystem(name: &str) -> Result<FilesystemKind, String> {
+    let found = FilesystemKind::ALL.into_iter().find(|kind| kind.name() == name);
+    found.ok_or_else(|| "there are ext4, xfs and tmpfs".to_owned())
 }
 
 /// What `demo` takes.
@@ -72,19 +104,34 @@ fn stop(runtime: Arc<Runtime>) -> Result<(), Failure> {
 /// # Errors
 /// When a sandbox or the floor cannot be had; a peer that fails is told in the report.
 pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let BenchWhat::Sandbox(args) = &args.what;
-    let wanted = SandboxBench {
-        rounds: args.rounds,
-        compile_rounds: args.compile_rounds,
-        cases: args.cases.clone(),
-        layers: args.layer_dir.clone(),
-        progress: !args.json,
-    };
     let runtime = start()?;
-    let report = bench_sandbox(&runtime, &wanted).map_err(|error| Failure::new(error.to_string()));
+    let (measured, json) = match &args.what {
+        BenchWhat::Sandbox(args) => {
+            let wanted = SandboxBench {
+                rounds: args.rounds,
+                compile_rounds: args.compile_rounds,
+                cases: args.cases.clone(),
+                layers: args.layer_dir.clone(),
+                progress: !args.json,
+            };
+            (bench_sandbox(&runtime, &wanted), args.json)
+        }
+        BenchWhat::Stage(args) => {
+            let wanted = StageBench {
+                sizes: args.sizes.clone(),
+                rounds: args.rounds,
+                filesystems: args.filesystems.clone(),
+                cases: args.cases.clone(),
+                images: args.image_dir.clone(),
+                progress: !args.json,
+            };
+            (bench_stage(&runtime, &wanted), args.json)
+        }
+    };
+    let report = measured.map_err(|error| Failure::new(error.to_string()));
     let stopped = stop(runtime);
     let report = report?;
-    if args.json {
+    if json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
         put(&format!("{text}\n"))?;
     } else {
