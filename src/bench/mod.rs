@@ -12,6 +12,7 @@ pub mod case;
 pub mod command;
 pub mod cpu;
 pub mod error;
+pub mod filesystem;
 pub mod peers;
 pub mod progress;
 pub mod reapi;
@@ -20,6 +21,8 @@ pub mod sandbox;
 pub mod sandboxed;
 pub mod scratch;
 pub mod server;
+pub mod stage;
+pub mod staged;
 pub mod statistics;
 pub mod workload;
 

@@ -171,7 +171,10 @@ impl Series {
 }
 
 /// The order in which phases happen, for people.
-const PHASES: [&str; 8] = ["create", "mount", "start", "run", "quiet", "collect", "reset", "destroy"];
+const PHASES: [&str; 12] = [
+    "create", "mount", "start", "run", "quiet", "collect", "reset", "destroy", "stage", "open", "reopen",
+    "remove",
+];
 
 impl fmt::Display for HostReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -218,7 +221,8 @@ impl Report {
                 .iter()
                 .filter_map(|who| Some(format!("{who} {}", part(&format!("cpu_{who}_us"))?)))
                 .collect();
-            let workload = case.params.get("workload").map_or("", String::as_str);
+            let of = ["workload", "files", "state"].iter().filter_map(|key| case.params.get(key));
+            let workload = of.map(String::as_str).collect::<Vec<_>>().join(" ");
             let limits = case.limits.as_deref().unwrap_or("none");
             write!(f, "\n{} {workload}: {}", case.name, phases.join(", "))?;
             write!(f, "\n  CPU: {}; limits: {limits}", cpu.join(", "))?;

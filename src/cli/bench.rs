@@ -1,7 +1,9 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
 use crate::bench::Report;
+use crate::bench::filesystem::FilesystemKind;
 use crate::bench::reapi::{ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
+use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
@@ -25,6 +27,8 @@ pub enum BenchWhat {
     Sandbox(SandboxBenchArgs),
     /// Tiny actions through the door of a daemon, against the bare command
     Reapi(ReapiBenchArgs),
+    /// Input roots of 10 to 100,000 files: every way to stage them, against farms of links, on new filesystems
+    Stage(StageBenchArgs),
 }
 
 /// What `bench reapi` takes.
@@ -79,6 +83,34 @@ pub struct SandboxBenchArgs {
     pub layer_dir: Option<PathBuf>,
 }
 
+/// What `bench stage` takes.
+#[derive(Args, Debug)]
+pub struct StageBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Files of a root; can be given again for several
+    #[arg(long = "files", value_name = "COUNT", default_values_t = SIZES)]
+    pub sizes: Vec<usize>,
+    /// Rounds of each size; fewer for larger ones by default
+    #[arg(long, value_name = "COUNT")]
+    pub rounds: Option<usize>,
+    /// Filesystem to make and to measure on: ext4, xfs or tmpfs; can be given again for several
+    #[arg(long = "filesystem", value_name = "NAME", default_value = "ext4", value_parser = filesystem)]
+    pub filesystems: Vec<FilesystemKind>,
+    /// Measure only this case, beside the floor
+    #[arg(long = "case", value_name = "NAME")]
+    pub cases: Vec<String>,
+    /// Directory for the sparse files that the filesystems are made in
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
+}
+
+fn filesystem(name: &str) -> Result<FilesystemKind, String> {
+    let found = FilesystemKind::ALL.into_iter().find(|kind| kind.name() == name);
+    found.ok_or_else(|| "there are ext4, xfs and tmpfs".to_owned())
+}
+
 /// What `demo` takes.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
@@ -110,8 +142,8 @@ fn stop(runtime: Arc<Runtime>) -> Result<(), Failure> {
 /// When a sandbox or the floor cannot be had; a peer that fails is told in the report.
 pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     match &args.what {
-        BenchWhat::Sandbox(args) => sandbox(args),
         BenchWhat::Reapi(args) => reapi(args),
+        what => in_sandboxes(what),
     }
 }
 
@@ -140,18 +172,36 @@ fn print(report: &Report, json: bool) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn sandbox(args: &SandboxBenchArgs) -> Result<u8, Failure> {
-    let wanted = SandboxBench {
-        rounds: args.rounds,
-        compile_rounds: args.compile_rounds,
-        cases: args.cases.clone(),
-        layers: args.layer_dir.clone(),
-        progress: !args.json,
-    };
+/// The benchmarks whose sandboxes are this process's own.
+fn in_sandboxes(what: &BenchWhat) -> Result<u8, Failure> {
     let runtime = start()?;
-    let report = bench_sandbox(&runtime, &wanted).map_err(|error| Failure::new(error.to_string()));
+    let (measured, json) = match what {
+        BenchWhat::Sandbox(args) => {
+            let wanted = SandboxBench {
+                rounds: args.rounds,
+                compile_rounds: args.compile_rounds,
+                cases: args.cases.clone(),
+                layers: args.layer_dir.clone(),
+                progress: !args.json,
+            };
+            (bench_sandbox(&runtime, &wanted), args.json)
+        }
+        BenchWhat::Stage(args) => {
+            let wanted = StageBench {
+                sizes: args.sizes.clone(),
+                rounds: args.rounds,
+                filesystems: args.filesystems.clone(),
+                cases: args.cases.clone(),
+                images: args.image_dir.clone(),
+                progress: !args.json,
+            };
+            (bench_stage(&runtime, &wanted), args.json)
+        }
+        BenchWhat::Reapi(_) => return Err(Failure::new("a daemon has its own sandboxes")),
+    };
+    let report = measured.map_err(|error| Failure::new(error.to_string()));
     let stopped = stop(runtime);
-    print(&report?, args.json)?;
+    print(&report?, json)?;
     stopped.map(|()| 0)
 }
 

@@ -56,10 +56,11 @@ impl PathNode<'_> {
     /// Its permission bits.
     #[must_use]
     pub fn mode(&self) -> u16 {
-        let own = self.properties().unix_mode.map(|mode| (mode & 0o777) as u16);
         match self.what {
-            What::Directory(..) => own.unwrap_or(0o755) | 0o700,
-            What::File(file) => own.unwrap_or(0o644) | if file.executable { 0o111 } else { 0 },
+            What::Directory(directory, ..) => directory_mode(directory),
+            What::File(file) => {
+                own_mode(&file.properties).unwrap_or(0o644) | if file.executable { 0o111 } else { 0 }
+            }
             What::Symlink(_) => 0o777,
         }
     }
@@ -67,12 +68,32 @@ impl PathNode<'_> {
     /// Its time of last modification, as near as every filesystem can store it.
     #[must_use]
     pub fn mtime(&self) -> Timestamp {
-        let mtime = self.properties().mtime.unwrap_or(MTIME);
-        match mtime.seconds {
-            ..0 => Timestamp { seconds: 0, nanos: 0 },
-            0..=SECONDS_MAX => mtime,
-            _ => Timestamp { seconds: SECONDS_MAX, nanos: 0 },
-        }
+        stored(self.properties())
+    }
+}
+
+/// The permission bits of a directory: we must be able to enter it, whatever a client says.
+#[must_use]
+pub fn directory_mode(directory: &Directory) -> u16 {
+    own_mode(&directory.properties).unwrap_or(0o755) | 0o700
+}
+
+/// The time of last modification of a directory.
+#[must_use]
+pub fn mtime(directory: &Directory) -> Timestamp {
+    stored(&directory.properties)
+}
+
+fn own_mode(properties: &NodeProperties) -> Option<u16> {
+    properties.unix_mode.map(|mode| (mode & 0o777) as u16)
+}
+
+fn stored(properties: &NodeProperties) -> Timestamp {
+    let mtime = properties.mtime.unwrap_or(MTIME);
+    match mtime.seconds {
+        ..0 => Timestamp { seconds: 0, nanos: 0 },
+        0..=SECONDS_MAX => mtime,
+        _ => Timestamp { seconds: SECONDS_MAX, nanos: 0 },
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Way;
 use super::closure::Closure;
 use super::error::StageRootError;
+use super::paths;
 use super::trees::{self, TreeCache};
 use crate::action::{Digest, Directory, ExecPath};
 use crate::cas::{Cas, Pin};
@@ -178,30 +179,70 @@ impl StagedRoot {
     /// # Errors
     /// [`StageRootError::Io`], [`StageRootError::Sandbox`], [`StageRootError::Cas`].
     pub fn view(&self, runtime: &Runtime, action_id: u32, layer: &Layer) -> Result<RootView, StageRootError> {
-        let work = layer::open_directory(layer.dir(), c"work")
-            .map_err(StageRootError::io("open the layer's work directory"))?;
-        match &self.kept.lower {
-            Lower::Image { mount, root } => {
-                let mapped = mapped(runtime, mount.as_fd(), action_id)?;
-                let layers = Layers { lower: mapped.as_fd(), upper: layer.upper(), work: work.as_fd() };
-                let data = self.kept.cas.objects();
-                let view = layer::overlay_over_data(&layers, data, runtime.features())
-                    .map_err(mount_failed(layer))?;
-                Ok(RootView { mount: view, lower: same(root)? })
-            }
-            Lower::Tree { root, .. } => {
-                let shown = runtime.map_owner(root.as_fd(), action_id)?;
-                let mount = overlay(runtime, shown.as_ref(), root.as_fd(), &work, layer)?;
-                Ok(RootView { mount, lower: same(root)? })
-            }
+        self.view_after(runtime, action_id, layer, |_| Ok(()))
+    }
+
+    /// As [`StagedRoot::view`]; `prepare` fills the layer before it is mounted, and is given the inputs as
+    /// [`RootView::lower`] has them.
+    ///
+    /// # Errors
+    /// As [`StagedRoot::view`], and those of `prepare`.
+    pub fn view_after<E: From<StageRootError>>(
+        &self,
+        runtime: &Runtime,
+        action_id: u32,
+        layer: &Layer,
+        prepare: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+    ) -> Result<RootView, E> {
+        let lower = match &self.kept.lower {
+            Lower::Image { root, .. } | Lower::Tree { root, .. } => same(root)?,
             Lower::None => {
                 let owner = runtime.features().privileged.then_some(Owner { uid: action_id, gid: action_id });
                 let Kept { cas, closure, .. } = &*self.kept;
-                let lower = trees::copy(layer.dir(), c"tree", cas, closure, owner)?;
-                let mount = overlay(runtime, None, lower.as_fd(), &work, layer)?;
-                Ok(RootView { mount, lower })
+                trees::copy(layer.dir(), c"tree", cas, closure, owner)?
             }
+        };
+        prepare(lower.as_fd())?;
+        Ok(self.mount(runtime, action_id, layer, lower)?)
+    }
+
+    fn mount(
+        &self,
+        runtime: &Runtime,
+        action_id: u32,
+        layer: &Layer,
+        lower: OwnedFd,
+    ) -> Result<RootView, StageRootError> {
+        // The top of an overlay looks as the layer does, and that is as old as the action.
+        let looks = self.directory(self.root()).map(|top| (paths::directory_mode(top), paths::mtime(top)));
+        if let Some((mode, mtime)) = looks {
+            rustix::fs::fchmod(layer.upper(), Mode::from_raw_mode(mode.into()))
+                .and_then(|()| rustix::fs::futimens(layer.upper(), &trees::times(mtime)))
+                .map_err(StageRootError::io("prepare the layer"))?;
         }
+        let work = layer::open_directory(layer.dir(), c"work")
+            .map_err(StageRootError::io("open the layer's work directory"))?;
+        let failed =
+            || StageRootError::io(format!("mount an overlay with its layer in {}", layer.path().display()));
+        let layers = |lower| Layers { lower, upper: layer.upper(), work: work.as_fd() };
+        let features = runtime.features();
+        let mounted = match &self.kept.lower {
+            Lower::Image { mount, .. } => {
+                let mapped = runtime.map_owner(mount.as_fd(), action_id)?;
+                let mapped = mapped.ok_or(Errno::OPNOTSUPP);
+                let mapped = mapped.map_err(StageRootError::io("map the owner of an image"))?;
+                layer::overlay_over_data(&layers(mapped.as_fd()), self.kept.cas.objects(), features)
+            }
+            Lower::Tree { root, .. } => match runtime.map_owner(root.as_fd(), action_id)? {
+                Some(mapped) => {
+                    let layers = layers(mapped.as_fd());
+                    layer::overlay_on_detached(&layers, layer.dir(), c"lower", features)
+                }
+                None => layer::overlay(&layers(root.as_fd()), features),
+            },
+            Lower::None => layer::overlay(&layers(lower.as_fd()), features),
+        };
+        Ok(RootView { mount: mounted.map_err(failed())?, lower })
     }
 }
 
@@ -209,34 +250,6 @@ impl StagedRoot {
 fn child<'a>(directory: &'a Directory, name: &str) -> Option<&'a Digest> {
     let found = directory.directories.binary_search_by(|child| child.name.as_str().cmp(name)).ok()?;
     Some(&directory.directories[found].digest)
-}
-
-fn mapped(runtime: &Runtime, mount: BorrowedFd<'_>, action_id: u32) -> Result<OwnedFd, StageRootError> {
-    let mapped = runtime.map_owner(mount, action_id)?;
-    mapped.ok_or_else(|| StageRootError::Io {
-        what: "map the owner of an image".to_owned(),
-        errno: Errno::OPNOTSUPP,
-    })
-}
-
-fn overlay(
-    runtime: &Runtime,
-    mapped: Option<&OwnedFd>,
-    plain: BorrowedFd<'_>,
-    work: &OwnedFd,
-    layer: &Layer,
-) -> Result<OwnedFd, StageRootError> {
-    let lower = mapped.map_or(plain, AsFd::as_fd);
-    let layers = Layers { lower, upper: layer.upper(), work: work.as_fd() };
-    let mount = match mapped {
-        Some(_) => layer::overlay_on_detached(&layers, layer.dir(), c"lower", runtime.features()),
-        None => layer::overlay(&layers, runtime.features()),
-    };
-    mount.map_err(mount_failed(layer))
-}
-
-fn mount_failed(layer: &Layer) -> impl FnOnce(Errno) -> StageRootError {
-    StageRootError::io(format!("mount an overlay with its layer in {}", layer.path().display()))
 }
 
 /// Opens a directory once more, with a position of its own for listings.

@@ -282,7 +282,8 @@ fn finish(dir: BorrowedFd<'_>, node: &PathNode<'_>, source: &Source<'_>) -> Resu
     rustix::fs::futimens(dir, &times(node.mtime()))
 }
 
-fn times(mtime: Timestamp) -> Timestamps {
+/// A time for `utimensat`: of reading and of writing.
+pub fn times(mtime: Timestamp) -> Timestamps {
     let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() };
     Timestamps { last_access: time, last_modification: time }
 }
