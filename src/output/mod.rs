@@ -32,6 +32,7 @@ mod handoff;
 pub mod limits;
 mod marks;
 mod merged;
+mod place;
 mod seal;
 mod spool;
 #[cfg(test)]
@@ -42,5 +43,6 @@ pub use collect::{CollectOptions, Collected, CollectedOutput, OutputKind, collec
 pub use error::OutputError;
 pub use handoff::{HandedOff, HandoffError, HandoffRequest, Inputs, NoInputs, hand_off};
 pub use marks::Marks;
+pub use place::{HandoffWay, Placed, place};
 pub use spool::{Spool, Spooled, Spools};
 pub use undeclared::{Undeclared, undeclared};

@@ -35,7 +35,8 @@ pub fn transfer(
     copy(source, target, size, budget).map(Transfer::Copied)
 }
 
-fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, size: u64, budget: u64) -> Result<u64, Errno> {
+/// The same without sharing; answers how much was written.
+pub fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, size: u64, budget: u64) -> Result<u64, Errno> {
     let mut copied = 0;
     let mut offset = 0;
     while offset < size {

@@ -39,7 +39,7 @@ pub(super) fn locate<'a>(view: &View<'a>, path: Option<&ExecPath>) -> Result<Fou
         let seen = view.see(here.at(), &name).map_err(Fault::of("look for output", path.as_path()))?;
         match seen.kind() {
             None => return Ok(Found::Nothing),
-            Some(FileType::Directory) => here = view.enter(here.at(), &name, &seen, &so_far)?,
+            Some(FileType::Directory) => here = view.enter(here.at(), &name, &seen, &|| so_far.clone())?,
             _ if index == last => return Ok(Found::Leaf { here, name, seen }),
             Some(FileType::Symlink) => {
                 let why = "there is a symlink on the way to it";
@@ -79,7 +79,7 @@ pub(super) fn leads_to(view: &View<'_>, path: &ExecPath) -> Result<Option<FileTy
         match seen.kind() {
             Some(FileType::Directory) => {
                 walked.push(shown);
-                let next = view.enter(here.at(), &name, &seen, &walked)?;
+                let next = view.enter(here.at(), &name, &seen, &|| walked.clone())?;
                 stack.push(next);
             }
             Some(FileType::Symlink) => {

@@ -12,7 +12,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
@@ -127,12 +127,12 @@ impl<'a> View<'a> {
         here: At<'a, '_>,
         name: &CStr,
         seen: &Seen<'a>,
-        path: &Path,
+        path: &dyn Fn() -> PathBuf,
     ) -> Result<Here<'a>, HandoffError> {
-        let fault = |why| HandoffError::from(Fault::new("open directory", path, why));
+        let fault = |why| HandoffError::from(Fault::new("open directory", path(), why));
         let known = |digest: &Digest| {
             let known = self.inputs.directory(digest);
-            known.ok_or_else(|| HandoffError::UnknownInput { path: path.to_path_buf() })
+            known.ok_or_else(|| HandoffError::UnknownInput { path: path() })
         };
         match (seen, here.dir) {
             (Seen::There(_), Some(dir)) if here.through => {
@@ -142,7 +142,7 @@ impl<'a> View<'a> {
             (Seen::There(_), Some(dir)) => {
                 let dir = merged::open_upper(dir, name).map_err(fault)?;
                 if self.marks.is_redirected(dir.as_fd()).map_err(fault)? {
-                    let dir = self.open_merged(path, true)?;
+                    let dir = self.open_merged(&path(), true)?;
                     return Ok(Here { dir: Some(dir), input: None, through: true });
                 }
                 let below = match here.input.map(|input| find(input, name)) {

@@ -159,7 +159,7 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         if seen.kind() == Some(FileType::Directory) {
-            return self.view.enter(at, name, &seen, &path()).map(Some);
+            return self.view.enter(at, name, &seen, &path).map(Some);
         }
         match self.leaf(at, level.opened.as_ref(), (name, seen), &path, takers)? {
             Leaf::File(file) => self.dirs[level.dir].files.push(file),

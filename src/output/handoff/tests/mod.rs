@@ -1,6 +1,8 @@
 //! Tests of handoff: plain directories as layers, and real overlays as root. Names begin with the case of the threat
 //! catalog that they try.
 
+mod hostile;
+mod overlay;
 mod plain;
 
 use std::collections::HashMap;
@@ -104,6 +106,11 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         Scene::at(tempfile::tempdir().unwrap())
+    }
+
+    /// For thousands of inodes, where that is possible.
+    fn in_memory() -> Self {
+        Scene::at(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }
 
     fn at(temp: tempfile::TempDir) -> Self {
