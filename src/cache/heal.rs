@@ -2,24 +2,25 @@
 //!
 //! ```text
 //!   header cannot be ours ─────────────────────────┐
-//!   marker: an earlier opening did not come back ──┤
+//!   marker: OPENINGS_MAX openings did not come back ┤
 //!   redb: corrupt, cannot be repaired, not ours ───┼─► moved to action-cache.redb.corrupt, a new one is made
 //!   tables of another format ──────────────────────┘
 //!   locked ─► refused: another process uses it
 //!   any other failure (no room, no permission) ─► told, nothing is moved
 //! ```
 //! Redb checks every page of a file that was not closed, so that a kill or a loss of power leaves the last whole
-//! commit. Some damage makes it panic instead: hence the look at the header before, and the marker, which makes the
-//! next start move away what ended this one.
+//! commit. Some damage makes it panic instead: hence the look at the header before, and the marker, a byte for
+//! each opening that has not come back: what ends one start after another is moved away. A single one may have been
+//! killed for another reason.
 //!
 //! Limits: damage to the inner pages of a file that *was* closed is noticed when they are read, and may then end the
 //! process; the file counts as not closed from then on, so that the next opening finds the damage.
 
 use super::error::CacheError;
-use super::limits::PAGE_CACHE_BYTES;
+use super::limits::{OPENINGS_MAX, PAGE_CACHE_BYTES};
 use redb::{Builder, Database, DatabaseError, StorageError};
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -48,8 +49,9 @@ pub(super) fn open<T>(
         Err(errno) => return Err(failed(errno.to_string())),
     }
     let marker = beside(path, "opening");
-    let damage = if marker.exists() {
-        Some("an earlier opening of it did not come back".to_owned())
+    let lost = std::fs::metadata(&marker).map_or(0, |marker| marker.len());
+    let damage = if lost >= OPENINGS_MAX {
+        Some(format!("{lost} openings of it did not come back"))
     } else {
         damage_of(&file).map_err(|error| failed(error.to_string()))?
     };
@@ -57,7 +59,8 @@ pub(super) fn open<T>(
         move_aside(path, &why)?;
     }
     drop(file);
-    File::create(&marker).map_err(|error| failed(error.to_string()))?;
+    let marked = OpenOptions::new().append(true).create(true).open(&marker);
+    marked.and_then(|mut marker| marker.write_all(b".")).map_err(|error| failed(error.to_string()))?;
     let opened = open_or_start_anew(path, prepare);
     // A refusal is an opening that came back, too.
     std::fs::remove_file(&marker).map_err(|error| failed(error.to_string()))?;

@@ -38,3 +38,7 @@ pub const PAGE_CACHE_BYTES: usize = 16 << 20;
 /// A use is written only when this part of the possible entries were used since the last one that was: the order of
 /// eviction is that exact, and a build of hits writes next to nothing.
 pub const USE_RESOLUTION: u64 = 64;
+
+/// Openings that may be lost, one after another, before the file is taken for the reason: a person who is impatient
+/// with a repair kills it once or twice.
+pub const OPENINGS_MAX: u64 = 3;

@@ -4,14 +4,15 @@
 //! `fulgurite: what, on what, why (hint: …)`.
 pub mod assets;
 pub mod bench;
+pub mod config;
 pub mod doctor;
 pub mod enter;
 pub mod explain;
 pub mod keep;
-pub mod quantity;
 pub mod reexec;
 pub mod run;
 pub mod run_args;
+pub mod serve_args;
 pub mod signals;
 pub mod stats;
 pub mod streams;
@@ -42,6 +43,8 @@ pub enum Verb {
     Explain(Box<run_args::RunArgs>),
     /// Say what this host can do, what is used instead, and what would change it
     Doctor(doctor::DoctorArgs),
+    /// Print the configuration of the server, and where each value came from
+    Config(Box<config::ConfigArgs>),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -75,6 +78,7 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Run(args) => run::run(&args),
         Verb::Explain(args) => explain::explain(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Config(args) => config::config(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

@@ -1,7 +1,7 @@
 //! Options of `fulgurite run` and `fulgurite explain`: as typed by clap, and as meant.
 use super::keep::VARIABLE;
-use super::quantity;
 use crate::action::{InputSpec, OutputSpec, Outputs, parse_inputs_from};
+use crate::config::quantity;
 use crate::exec::Strategy;
 use crate::failure::Failure;
 use crate::stage::Places;

@@ -22,6 +22,7 @@ macro_rules! both {
 
 mod bad_hosts;
 mod census;
+mod config_verb;
 mod destinations;
 mod endings;
 #[cfg(feature = "test-fakes")]

@@ -1,4 +1,4 @@
-//! Quantities on the command line: sizes, times, cores. Pure.
+//! Quantities as people write them, in files and on the command line: sizes, times, cores. Pure.
 use std::time::Duration;
 
 /// Bytes: a number, or one with a suffix. `K`, `M`, `G`, `T` and `KiB`… are powers of 1024, `KB`… of 1000.

@@ -1,0 +1,188 @@
+//! Options of `fulgurite serve`, and the sources of its configuration: files, environment, these options.
+
+use crate::config::{Config, FlagSetting, Host, Resolved, Sources};
+use crate::failure::Failure;
+use clap::{Args, ValueHint};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use toml::Value;
+
+/// What `serve` takes. Everything else is configured in files, or by `--set`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Configuration file, in place of /etc/fulgurite/config.toml and the user's
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+    /// Any key of the configuration: execution.slots=4, instances.main.execution=false
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Configuration")]
+    pub set: Vec<String>,
+
+    /// Unix socket to listen at; together with --listen, in place of what is configured
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub unix: Vec<PathBuf>,
+    /// unix:/path or host:port to listen at
+    #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
+    pub listen: Vec<String>,
+    /// Directory of the store, the action cache and layers
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Server")]
+    pub state_dir: Option<PathBuf>,
+    /// Bearer tokens, a line `name = token` each
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub tokens_file: Option<PathBuf>,
+    /// Certificates for TCP
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Key of the first certificate
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities of client certificates, which are then required
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Which events are logged: info, warn,fulgurite::serve=debug
+    #[arg(long, value_name = "FILTER", help_heading = "Server")]
+    pub log: Option<String>,
+
+    /// Most bytes of the store: 64GiB
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
+    pub store_size_bytes_max: Option<String>,
+    /// Actions that run at the same time
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub slots: Option<String>,
+    /// Most memory that an action may ask for: 8GiB
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
+    pub memory_max: Option<String>,
+    /// Most time that an action may ask for: 1h
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    pub timeout_max: Option<String>,
+}
+
+impl ServeArgs {
+    /// Reads all files and the environment, and puts these options over them.
+    ///
+    /// # Errors
+    /// For the first mistake in any of them.
+    pub fn load(&self) -> Result<Resolved, Failure> {
+        Ok(Config::load(&self.sources()?)?)
+    }
+
+    /// Everything that says something: this is where the environment is read.
+    ///
+    /// # Errors
+    /// When an option cannot be understood.
+    pub fn sources(&self) -> Result<Sources, Failure> {
+        let home = variable("HOME");
+        let config_home =
+            variable("XDG_CONFIG_HOME").or_else(|| home.as_ref().map(|home| home.join(".config")));
+        let mut files = vec![PathBuf::from("/etc/fulgurite/config.toml")];
+        files.extend(config_home.map(|home| home.join("fulgurite/config.toml")));
+        let ours = |(name, value): (OsString, OsString)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with("FULGURITE_"))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        };
+        let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(ours).collect();
+        environment.sort();
+        Ok(Sources { host: host(), files, file: self.config.clone(), environment, flags: self.flags()? })
+    }
+
+    /// The layer of the command line.
+    ///
+    /// # Errors
+    /// When an option cannot be understood.
+    pub fn flags(&self) -> Result<Vec<FlagSetting>, Failure> {
+        let mut flags = Vec::new();
+        let mut add = |flag: &str, key: &str, value: Value| {
+            flags.push(FlagSetting { flag: flag.to_owned(), key: key.to_owned(), value });
+        };
+        let mut listen: Vec<Value> = Vec::new();
+        for path in &self.unix {
+            listen.push(Value::String(format!("unix:{}", absolute(path)?)));
+        }
+        listen.extend(self.listen.iter().cloned().map(Value::String));
+        if !listen.is_empty() {
+            add(if self.unix.is_empty() { "--listen" } else { "--unix" }, "listen", Value::Array(listen));
+        }
+        for (flag, key, path) in [
+            ("--state-dir", "state_dir", &self.state_dir),
+            ("--tokens-file", "tokens_file", &self.tokens_file),
+            ("--tls-certificate", "tls.certificate", &self.tls_certificate),
+            ("--tls-key", "tls.key", &self.tls_key),
+            ("--tls-client-ca", "tls.client_ca", &self.tls_client_ca),
+        ] {
+            if let Some(path) = path {
+                add(flag, key, Value::String(absolute(path)?));
+            }
+        }
+        for (flag, key, text) in [
+            ("--log", "log", &self.log),
+            ("--store-size-bytes-max", "store.size_bytes_max", &self.store_size_bytes_max),
+            ("--slots", "execution.slots", &self.slots),
+            ("--memory-max", "execution.memory_max", &self.memory_max),
+            ("--timeout-max", "execution.timeout_max", &self.timeout_max),
+        ] {
+            if let Some(text) = text {
+                add(flag, key, Value::String(text.clone()));
+            }
+        }
+        for pair in &self.set {
+            let no_pair = || {
+                Failure::new(format!("--set {pair:?} is no KEY=VALUE"))
+                    .hint(Some("such as --set execution.slots=4"))
+            };
+            let (key, value) = pair.split_once('=').ok_or_else(no_pair)?;
+            add("--set", key.trim(), Value::String(value.trim().to_owned()));
+        }
+        Ok(flags)
+    }
+}
+
+/// What a person types is relative to where they are.
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let failed = |why: String| Failure::new(format!("cannot use the path {}: {why}", path.display()));
+    let path = std::path::absolute(path).map_err(|error| failed(error.to_string()))?;
+    path.to_str().map(str::to_owned).ok_or_else(|| failed("it is not UTF-8".to_owned()))
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    // The XDG specification: relative paths are passed over.
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// What the defaults on this host depend on.
+fn host() -> Host {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Host {
+        root: rustix::process::geteuid().is_root(),
+        home: variable("HOME"),
+        state_home: variable("XDG_STATE_HOME"),
+        runtime_dir: variable("XDG_RUNTIME_DIR"),
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        architecture: std::env::consts::ARCH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_settings() {
+        let args = ServeArgs {
+            unix: vec!["relative.sock".into()],
+            listen: vec!["localhost:8980".to_owned()],
+            slots: Some("3".to_owned()),
+            set: vec!["store.durability = power".to_owned()],
+            ..ServeArgs::default()
+        };
+        let flags = args.flags().unwrap();
+        let names: Vec<(&str, &str)> =
+            flags.iter().map(|flag| (flag.flag.as_str(), flag.key.as_str())).collect();
+        let expected = [("--unix", "listen"), ("--slots", "execution.slots"), ("--set", "store.durability")];
+        assert_eq!(names, expected);
+        let here = std::env::current_dir().unwrap();
+        let socket = format!("unix:{}", here.join("relative.sock").display());
+        let listen = vec![Value::String(socket), Value::String("localhost:8980".to_owned())];
+        assert_eq!(flags[0].value, Value::Array(listen));
+        let wrong = ServeArgs { set: vec!["slots".to_owned()], ..ServeArgs::default() };
+        assert!(wrong.flags().unwrap_err().message.contains("KEY=VALUE"));
+    }
+}

@@ -1,0 +1,152 @@
+//! Every key: its name, its place in [`Config`], and what it is for. The example and the documentation come from here.
+
+use super::value::Field;
+use super::{Config, Instance};
+use toml::Value;
+
+/// A key of `T`.
+pub(super) struct Key<T> {
+    /// With the section: `store.durability`.
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) form: fn(&T) -> &'static str,
+    pub(super) set: fn(&mut T, &Value) -> Result<(), String>,
+    pub(super) show: fn(&T) -> String,
+}
+
+fn form_of<F: Field>(_: &F) -> &'static str {
+    F::FORM
+}
+
+macro_rules! keys {
+    ($of:ty: $($name:literal => $($field:ident).+, $about:literal;)*) => {
+        &[$(Key::<$of> {
+            name: $name,
+            about: $about,
+            form: |of| form_of(&of.$($field).+),
+            set: |of, value| {
+                of.$($field).+ = Field::read(value)?;
+                Ok(())
+            },
+            show: |of| of.$($field).+.show(),
+        },)*]
+    };
+}
+
+/// The section of instances: `[instances.NAME]`.
+pub(super) const INSTANCES: &str = "instances";
+
+/// Keys of the whole server.
+pub(super) const KEYS: &[Key<Config>] = keys! { Config:
+    "state_dir" => state_dir,
+        "Where the store, the action cache and layers lie: one filesystem, best XFS or btrfs";
+    "listen" => listen, "Where clients connect";
+    "tokens_file" => tokens_file,
+        "Bearer tokens, a line each: `name = token` or `name = sha256:HASH`. Others must not be able to read it";
+    "log" => log, "Which events are logged";
+    "drain_timeout" => drain_timeout,
+        "How long actions may go on after SIGTERM before they are killed. The service manager has to wait longer";
+    "tls.certificate" => tls.certificate, "PEM file with the server's certificates; TCP alone is encrypted";
+    "tls.key" => tls.key, "PEM file with the key of the first certificate";
+    "tls.client_ca" => tls.client_ca,
+        "PEM file with the authorities of client certificates; without it, clients need none";
+    "store.size_bytes_max" => store.size_bytes_max,
+        "Bytes of all blobs, beyond which the least recently used go, but for those in use";
+    "store.durability" => store.durability, "What the store has outlived when a client gets its answer";
+    "store.action_cache_entries_max" => store.action_cache_entries_max,
+        "Results that are kept, of all instances together";
+    "store.action_cache_bytes_max" => store.action_cache_bytes_max, "Bytes of those results on disk";
+    "store.action_cache_memory_bytes_max" => store.action_cache_memory_bytes_max,
+        "Bytes of those results in memory";
+    "execution.slots" => execution.slots, "Actions that run at the same time. By default, as many as there are cores";
+    "execution.queue_max" => execution.queue_max, "Actions that wait; with more, clients are told to come again";
+    "execution.timeout_default" => execution.timeout_default, "Time of an action that does not say how much it needs";
+    "execution.timeout_max" => execution.timeout_max, "Most time that an action may ask for";
+    "execution.memory_default" => execution.memory_default, "Memory of an action that does not say how much it needs";
+    "execution.memory_max" => execution.memory_max, "Most memory that an action may ask for";
+    "execution.cpus" => execution.cpus, "Most cores of one action";
+    "execution.pids_max" => execution.pids_max, "Most processes and threads of one action";
+    "execution.stdout_bytes_max" => execution.stdout_bytes_max,
+        "Bytes that are kept of standard output, and as many of standard error";
+    "execution.stage" => execution.stage, "How input roots become visible; anything but auto is for tests";
+    "execution.handoff" => execution.handoff, "How an output goes to a second place";
+    "execution.network" => execution.network, "What of the network actions see";
+    "execution.platform" => execution.platform,
+        "Platform properties that this host offers: an action that asks for others is refused";
+};
+
+/// Keys of one instance.
+pub(super) const INSTANCE_KEYS: &[Key<Instance>] = keys! { Instance:
+    "action_cache_writers" => action_cache_writers,
+        "Who may write results: `clients` for a cache that they fill, where all of them are trusted";
+    "execution" => execution, "Whether actions are executed, or only cached";
+    "timeout_default" => timeout_default, "In place of execution.timeout_default";
+    "timeout_max" => timeout_max, "In place of execution.timeout_max";
+    "memory_default" => memory_default, "In place of execution.memory_default";
+    "memory_max" => memory_max, "In place of execution.memory_max";
+};
+
+/// The variable that gives a key: `store.durability` is `FULGURITE_STORE_DURABILITY`.
+pub(super) fn variable(key: &str) -> String {
+    format!("FULGURITE_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The full name of an instance's key.
+pub(super) fn instance_key(instance: &str, key: &str) -> String {
+    format!("{INSTANCES}.{}.{key}", quoted_name(instance))
+}
+
+/// A name as TOML has it in a key.
+pub(super) fn quoted_name(name: &str) -> String {
+    let bare =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if bare { name.to_owned() } else { format!("\"{}\"", name.escape_default()) }
+}
+
+/// The name of those given that is most like `wrong`, if one is like it at all.
+pub(super) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |name: &str| (distance(wrong, name), name.len());
+    let best = names.min_by_key(|name| near(name))?;
+    (distance(wrong, best) <= 2.max(best.len() / 3)).then_some(best)
+}
+
+/// Insertions, removals and replacements of bytes that make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (line, left) in a.bytes().take(200).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, right) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name() {
+        let check = |wrong: &str, expected: Option<&str>| {
+            assert_eq!(nearest(wrong, KEYS.iter().map(|key| key.name)), expected, "{wrong}");
+        };
+        check("store.durabilty", Some("store.durability"));
+        check("size_bytes_max", Some("store.size_bytes_max"));
+        check("execution.slot", Some("execution.slots"));
+        check("sotre.durability", Some("store.durability"));
+        check("tls.cert", None);
+        check("colour", None);
+        check("", None);
+    }
+
+    #[test]
+    fn names_that_need_quotes_have_them() {
+        assert_eq!(instance_key("main", "execution"), "instances.main.execution");
+        assert_eq!(instance_key("", "execution"), "instances.\"\".execution");
+        assert_eq!(instance_key("a/b", "execution"), "instances.\"a/b\".execution");
+    }
+}
