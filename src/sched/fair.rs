@@ -131,7 +131,10 @@ impl<T> FairQueue<T> {
             .invocations
             .iter_mut()
             .filter_map(|(name, line)| line.waiting.keys().next().copied().map(|first| (first, name, line)))
-            .min_by_key(|((priority, number), _, line)| (*priority, line.used_micros, *number))
+            .min_by_key(|((priority, number), _, line)| {
+                // Among equals the one that holds a slot the shortest, so that it costs the others least.
+                (*priority, line.used_micros, line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS), *number)
+            })
             .map(|(_, name, line)| (name.clone(), line))?;
         let (_, item) = line.waiting.pop_first()?;
         let charge = line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
