@@ -1,6 +1,6 @@
 //! The order of what waits: fair between tenants, and within a tenant between invocations.
 //!
-//! Start-time fair queueing over the slot time or CPU time that was used: whoever has used least comes next, and who was
+//! Weighted fair queueing over the slot time or CPU time that was used: whoever will have used least comes next, and who was
 //! away comes back at the level of those who were served, so that nobody saves up. A run is charged with the mean of its
 //! invocation at its start and with the truth at its end. Priority (lower is sooner) counts within a tenant, before
 //! fairness between its invocations.
@@ -71,7 +71,9 @@ impl<T> FairQueue<T> {
         let number = self.next_ticket;
         self.next_ticket += 1;
         self.forget_idle();
-        let floor = self.floor_micros;
+        // Who has been away begins where the least served of those stands who are here.
+        let busy = self.tenants.values().filter(|owner| owner.waiting + owner.running > 0);
+        let floor = busy.map(|owner| owner.used_micros).min().unwrap_or(self.floor_micros);
         let owner = self.tenants.entry(tenant.to_owned()).or_insert_with(|| Tenant {
             used_micros: floor,
             floor_micros: 0,
@@ -82,7 +84,8 @@ impl<T> FairQueue<T> {
         if owner.waiting + owner.running == 0 {
             owner.used_micros = owner.used_micros.max(floor);
         }
-        let floor = owner.floor_micros;
+        let busy = owner.invocations.values().filter(|line| !line.waiting.is_empty());
+        let floor = busy.map(|line| line.used_micros).min().unwrap_or(owner.floor_micros);
         let line = owner.invocations.entry(invocation.to_owned()).or_insert_with(|| Invocation {
             used_micros: floor,
             running: 0,
@@ -132,8 +135,9 @@ impl<T> FairQueue<T> {
             .iter_mut()
             .filter_map(|(name, line)| line.waiting.keys().next().copied().map(|first| (first, name, line)))
             .min_by_key(|((priority, number), _, line)| {
-                // Among equals the one that holds a slot the shortest, so that it costs the others least.
-                (*priority, line.used_micros, line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS), *number)
+                // Who would have used least after it, so that a tiny action never waits for a round of heavy ones.
+                let cost = line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
+                (*priority, line.used_micros.saturating_add(cost), *number)
             })
             .map(|(_, name, line)| (name.clone(), line))?;
         let (_, item) = line.waiting.pop_first()?;
