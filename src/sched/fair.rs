@@ -1,8 +1,8 @@
 //! The order of what waits: fair between tenants, and within a tenant between invocations.
 //!
-//! Weighted fair queueing over the slot time or CPU time that was used: whoever will have used least comes next, and who was
-//! away comes back at the level of those who were served, so that nobody saves up. A run is charged with the mean of its
-//! invocation at its start and with the truth at its end. Priority (lower is sooner) counts within a tenant, before
+//! Weighted fair queueing over the slot time or CPU time that was used: whoever will have used least comes next, and
+//! who was away comes back at the level of the least served of those who are here, so that nobody saves up. A run is
+//! charged with the mean of its invocation at its start and with the truth at its end. Priority (lower is sooner) counts within a tenant, before
 //! fairness between its invocations.
 
 use super::limits::{FIRST_CHARGE_MICROS, IDLE_SHARES_MAX};

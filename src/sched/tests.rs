@@ -235,7 +235,8 @@ fn lower_priorities_go_first_and_age_decides_among_equals() {
     assert_eq!(bench.started(), [RunId(3), RunId(2), RunId(1), RunId(0)]);
 }
 
-/// Eight builds with heavy actions, and a ninth whose tiny ones come one after the other: it waits for one slot at most.
+/// Eight builds with heavy actions, and a ninth whose tiny ones come one after the other: it waits for hardly more than
+/// a free slot.
 #[test]
 fn tiny_actions_do_not_starve_beside_heavy_ones() {
     let mut bench = Bench::new(2);
@@ -332,7 +333,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: slots are never exceeded, every operation ends exactly once, nothing is left.
+    /// Whatever happens in whatever order: slots are never exceeded, every operation ends once, nothing is left.
     #[test]
     fn every_operation_ends_once(steps in proptest::collection::vec(step(), 1..200)) {
         let mut bench = Bench::new(3);
