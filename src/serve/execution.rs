@@ -1,0 +1,257 @@
+//! Execution: from a request to an operation.
+//!
+//! ```text
+//!   validate ─► action cache ─► Action, Command ─► timeout, platform ─► queue ─► stream of the operation
+//!                  │ whole hit: answered at once, nothing is queued
+//! ```
+//! What is wrong with the request ends the call; what goes wrong later is told in `ExecuteResponse.status`.
+
+use super::capabilities::PRIORITIES;
+use super::context::Context;
+use super::drive;
+use super::engine::{Engine, Task};
+use super::instance::{Instance, digest, function};
+use super::limits::{ACTION_BYTES_MAX, COMMAND_BYTES_MAX, INVOCATION_BYTES_MAX, VIOLATIONS_IN_HEADERS_MAX};
+use super::lookup::{self, Inline};
+use super::platform::PlatformError;
+use super::reply::{Done, Facts, Progress};
+use super::status;
+use super::walk;
+use super::watching::OperationStream;
+use crate::action::{ActionSpec, Command, Digest, decode};
+use crate::cas::CasError;
+use crate::exec::executor::{Cancel, Job};
+use crate::sched::{OperationId, Submission};
+use fulgurite_proto::reapi;
+use fulgurite_proto::reapi::execution_server::Execution;
+use prost::Message;
+use std::sync::Arc;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+/// Who asks, and for what build.
+const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct ExecutionService {
+    pub(super) context: Arc<Context>,
+}
+
+/// What an action says, decoded.
+enum Read {
+    Whole(Box<(ActionSpec, Command)>),
+    /// These blobs are missing.
+    Missing(Vec<Digest>),
+}
+
+/// The name of an operation.
+fn name(operation: OperationId) -> String {
+    format!("operations/{:032x}", operation.0)
+}
+
+/// The operation of a name; `None` if it is none of ours.
+pub(super) fn parse_name(name: &str) -> Option<OperationId> {
+    let digits = name.strip_prefix("operations/")?;
+    let is_ours = digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_ours.then(|| u128::from_str_radix(digits, 16).ok()).flatten().map(OperationId)
+}
+
+/// The build that a call is a part of.
+fn invocation(headers: &MetadataMap) -> Result<String, Status> {
+    let Some(header) = headers.get_bin(METADATA_HEADER) else { return Ok(String::new()) };
+    let garbage = |why: String| Status::invalid_argument(format!("the header {METADATA_HEADER}: {why}"));
+    let bytes = header.to_bytes().map_err(|error| garbage(error.to_string()))?;
+    let metadata = reapi::RequestMetadata::decode(bytes).map_err(|error| garbage(error.to_string()))?;
+    let mut invocation = metadata.tool_invocation_id;
+    if invocation.len() > INVOCATION_BYTES_MAX {
+        return Err(garbage("tool_invocation_id is too long".to_owned()));
+    }
+    invocation.shrink_to_fit();
+    Ok(invocation)
+}
+
+/// Reads an action and its command; if one is missing, all that is missing of the closure.
+fn read(instance: &Instance, digest: &Digest) -> Result<Read, Status> {
+    let encoded = match instance.blobs.read(digest, ACTION_BYTES_MAX) {
+        Ok(encoded) => encoded,
+        Err(CasError::Missing(action)) => return Ok(Read::Missing(vec![action])),
+        Err(error) => return Err(status::of_blob(&error)),
+    };
+    let mut action = decode::action(digest.function, &encoded).map_err(|error| status::of_message(&error))?;
+    // No time at all is no limit that anybody means.
+    action.timeout = action.timeout.filter(|timeout| !timeout.is_zero());
+    match instance.blobs.read(&action.command_digest, COMMAND_BYTES_MAX) {
+        Ok(encoded) => {
+            let command = decode::command(&encoded).map_err(|error| status::of_message(&error))?;
+            Ok(Read::Whole(Box::new((action, command))))
+        }
+        Err(CasError::Missing(command)) => {
+            let mut missing = vec![command];
+            missing.extend(walk::missing(&instance.blobs, action.input_root_digest)?);
+            Ok(Read::Missing(missing))
+        }
+        Err(error) => Err(status::of_blob(&error)),
+    }
+}
+
+fn of_platform(error: &PlatformError) -> Status {
+    match error {
+        PlatformError::Unknown { .. } => Status::invalid_argument(error.to_string()),
+        PlatformError::Unmet { .. } => Status::failed_precondition(error.to_string()),
+    }
+}
+
+/// A request that was understood.
+struct Asked {
+    instance: Arc<Instance>,
+    action: Digest,
+    priority: i32,
+    invocation: String,
+    fresh: bool,
+    inline: Inline,
+}
+
+impl ExecutionService {
+    fn engine(&self, instance: &Instance) -> Result<&Engine, Status> {
+        let engine = self.context.engine.as_ref().filter(|_| instance.execution);
+        engine.ok_or_else(|| {
+            Status::permission_denied(format!("instance {:?} is a cache: it executes nothing", instance.name))
+        })
+    }
+
+    fn understand(&self, request: Request<reapi::ExecuteRequest>) -> Result<Asked, Status> {
+        let (headers, call, request) = request.into_parts();
+        let instance = self.context.instances.open(&call, &request.instance_name)?;
+        let function = function(request.digest_function)?;
+        let priority = request.execution_policy.map_or(0, |policy| policy.priority);
+        if !PRIORITIES.contains(&priority) {
+            return Err(Status::invalid_argument(format!(
+                "priority {priority} is not within {} and {}",
+                PRIORITIES.start(),
+                PRIORITIES.end()
+            )));
+        }
+        Ok(Asked {
+            instance,
+            action: digest(function, "action_digest", request.action_digest.as_ref())?,
+            priority,
+            invocation: invocation(&headers)?,
+            fresh: request.skip_cache_lookup,
+            inline: Inline {
+                stdout: request.inline_stdout,
+                stderr: request.inline_stderr,
+                files: request.inline_output_files,
+            },
+        })
+    }
+
+    /// An operation that is over: with a name, since it must have one, that nobody will ask for.
+    fn at_once(asked: Asked, done: Done) -> Result<OperationStream, Status> {
+        let facts = facts(&asked.instance, asked.action, asked.inline, draw()?);
+        Ok(OperationStream::known(&facts, &Progress::Done(Arc::new(done))))
+    }
+
+    fn check(&self, instance: &Instance, action: &ActionSpec, command: &Command) -> Result<(), Status> {
+        let max = self.context.limits.timeout_max;
+        if let Some(timeout) = action.timeout.filter(|timeout| *timeout > max) {
+            return Err(Status::invalid_argument(format!(
+                "a timeout of {} s is too long: at most {} s are possible here",
+                timeout.as_secs(),
+                max.as_secs()
+            )));
+        }
+        let platform = if action.platform.is_empty() { &command.platform } else { &action.platform };
+        instance.platform.check(platform).map_err(|error| of_platform(&error))
+    }
+
+    fn enqueue(&self, asked: Asked, action: ActionSpec, command: Command) -> Result<OperationStream, Status> {
+        let engine = self.engine(&asked.instance)?;
+        let operation = draw()?;
+        let Asked { instance, action: action_digest, priority, invocation, fresh, inline } = asked;
+        let submission = Submission {
+            operation,
+            tenant: instance.name.clone(),
+            invocation,
+            priority,
+            key: (!action.do_not_cache).then_some(action_digest),
+            fresh,
+        };
+        let facts = facts(&instance, action_digest, inline, operation);
+        let task = || {
+            let job = Job {
+                tenant: instance.name.clone(),
+                function: action_digest.function,
+                action_digest,
+                action,
+                command,
+                queued: drive::now(),
+            };
+            Task { instance, job, cancel: Cancel::default() }
+        };
+        let watcher = engine.submit(submission, facts, task)?;
+        Ok(OperationStream::live(watcher, self.context.limits.heartbeat))
+    }
+}
+
+fn facts(instance: &Instance, action: Digest, inline: Inline, operation: OperationId) -> Facts {
+    Facts { name: name(operation), action, inline, blobs: instance.blobs.clone() }
+}
+
+fn draw() -> Result<OperationId, Status> {
+    let drawn = drive::random();
+    drawn.map(OperationId).map_err(|errno| Status::internal(format!("cannot draw a name: {errno}")))
+}
+
+#[tonic::async_trait]
+impl Execution for ExecutionService {
+    type ExecuteStream = OperationStream;
+
+    async fn execute(
+        &self,
+        request: Request<reapi::ExecuteRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let asked = self.understand(request)?;
+        self.engine(&asked.instance)?;
+        if !asked.fresh {
+            let hit = lookup::find_async(&asked.instance, &asked.action, &self.context.disk).await?;
+            // A failure that a client put there is no reason not to try.
+            if let Some(hit) = hit.filter(|hit| hit.result.exit_code == 0) {
+                self.context.metrics.cache_hits.count();
+                let done = Done { result: Some(hit.encoded), cached: true, ..Done::default() };
+                return Self::at_once(asked, done).map(Response::new);
+            }
+            self.context.metrics.cache_misses.count();
+        }
+        let (instance, action) = (asked.instance.clone(), asked.action);
+        let read = self.context.disk.run_if_long(asked.action.size_bytes, move || read(&instance, &action));
+        match read.await?? {
+            Read::Whole(whole) => {
+                let (action, command) = *whole;
+                self.check(&asked.instance, &action, &command)?;
+                self.enqueue(asked, action, command).map(Response::new)
+            }
+            Read::Missing(missing) => {
+                let status = status::missing(&missing);
+                if missing.len() <= VIOLATIONS_IN_HEADERS_MAX {
+                    return Err(status::to_call(&status));
+                }
+                let done = Done { message: status.message.clone(), status, ..Done::default() };
+                Self::at_once(asked, done).map(Response::new)
+            }
+        }
+    }
+
+    type WaitExecutionStream = OperationStream;
+
+    async fn wait_execution(
+        &self,
+        request: Request<reapi::WaitExecutionRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let operation =
+            super::operations::find(&self.context, request.extensions(), &request.get_ref().name)?;
+        let watcher = self.context.engine.as_ref().and_then(|engine| engine.watch(operation));
+        let watcher = watcher.ok_or_else(super::operations::unknown)?;
+        Ok(Response::new(OperationStream::live(watcher, self.context.limits.heartbeat)))
+    }
+}

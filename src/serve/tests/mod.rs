@@ -1,0 +1,9 @@
+//! The server over real sockets, with a real client, a real store, and an executor that does what a test tells it.
+
+mod blobs;
+mod byte_stream;
+mod execution;
+mod hostile;
+mod results;
+mod scene;
+mod transport;
