@@ -37,8 +37,7 @@ cleanup() {
   if [ -n "${KEEP:-}" ]; then
     say "kept $scratch"
   else
-    chmod -R u+w "$scratch" 2>/dev/null
-    rm -rf "$scratch"
+    leftovers "$scratch"
   fi
 }
 trap cleanup EXIT
@@ -49,13 +48,14 @@ wanted() { case " ${ONLY:-remote cached variants failing cache cancel restart} "
 # What this server is known to fail is counted apart; that it suddenly works is a failure of the list.
 expected=${EXPECTED:-}
 known() { [ -n "$expected" ] && grep -q "^$1:" "$expected"; }
-step() { # NAME WHY-NOT CODE
-  if [ "$3" -eq 0 ]; then
+# The code comes before the reason, because a `$(...)` in the reason would change `$?`.
+step() { # NAME CODE WHY-NOT
+  if [ "$2" -eq 0 ]; then
     if known "$1"; then failed "$1: works, though $expected says it does not"; else ok "$1"; fi
   elif known "$1"; then
     skip "$1: known: $(sed -n "s/^$1: //p" "$expected")"
   else
-    failed "$1: $2"
+    failed "$1: $3"
     shown 25 <"$log"
   fi
 }
@@ -82,10 +82,10 @@ manifest() {
 same() {
   manifest "$scratch/outputs.$1"
   if diff "$scratch/outputs.local" "$scratch/outputs.$1" >"$scratch/difference"; then
-    step "$1-outputs-equal-local" '' 0
+    step "$1-outputs-equal-local" 0 ''
   else
     cp "$scratch/difference" "$log"
-    step "$1-outputs-equal-local" 'digests, modes or links differ (< local, > this build)' 1
+    step "$1-outputs-equal-local" 1 'digests, modes or links differ (< local, > this build)'
   fi
 }
 
@@ -107,7 +107,7 @@ probe_links() {
   # shellcheck disable=SC2046
   bazel 300 build $(remote_flags) //:links
   local code=$?
-  step remote-symlink-outputs 'the server returned no usable symbolic links' "$code"
+  step remote-symlink-outputs "$code" 'the server returned no usable symbolic links'
   [ "$code" -ne 0 ] || good+=(//:links)
 }
 
@@ -115,12 +115,12 @@ local_build() {
   clean
   log=$scratch/local.log
   bazel 600 build --spawn_strategy=local "${good[@]}"
-  step local-build 'the reference itself does not build' $?
+  step local-build $? 'the reference itself does not build'
   manifest "$scratch/outputs.local"
   [ "$(wc -l <"$scratch/outputs.local")" -gt 40 ]
-  step local-outputs-are-many "only $(wc -l <"$scratch/outputs.local") outputs" $?
+  step local-outputs-are-many $? "only $(wc -l <"$scratch/outputs.local") outputs"
   bazel 300 build --spawn_strategy=local //:links
-  step local-links-build 'the targets with symbolic links do not build even here' $?
+  step local-links-build $? 'the targets with symbolic links do not build even here'
 }
 
 remote_build() {
@@ -129,10 +129,10 @@ remote_build() {
   # Not from the cache, even where the address is of a server that has seen this workspace.
   # shellcheck disable=SC2046
   bazel 600 build $(remote_flags) --noremote_accept_cached "${good[@]}"
-  step remote-build 'the build failed' $?
+  step remote-build $? 'the build failed'
   remote_actions=$(processes remote)
   [ "$remote_actions" -gt 20 ] && [ "$(ran_locally)" -eq 0 ]
-  step remote-build-ran-remotely "$remote_actions remote, $(ran_locally) local" $?
+  step remote-build-ran-remotely $? "$remote_actions remote, $(ran_locally) local"
   same remote
 }
 
@@ -141,17 +141,17 @@ cached_build() {
   log=$scratch/cached.log
   # shellcheck disable=SC2046
   bazel 600 build $(remote_flags) "--execution_log_json_file=$scratch/execution.json" "${good[@]}"
-  step cached-build 'the build failed' $?
+  step cached-build $? 'the build failed'
   local hits
   hits=$(processes 'remote cache hit')
   [ "$(processes remote)" -eq 0 ] && [ "$(ran_locally)" -eq 0 ] && [ "$hits" -eq "${remote_actions:-$hits}" ]
-  step cached-build-all-hits "$hits hits of $remote_actions actions, $(processes remote) ran remotely" $?
+  step cached-build-all-hits $? "$hits hits of $remote_actions actions, $(processes remote) ran remotely"
   # The same by the log of every spawn, which the summary line can't hide anything from.
   local spawns cached
   spawns=$(grep -cs '"remoteCacheHit":' "$scratch/execution.json")
   cached=$(grep -cs '"remoteCacheHit": true' "$scratch/execution.json")
   [ "${spawns:-0}" -gt 0 ] && [ "$spawns" -eq "$cached" ]
-  step cached-build-log-all-hits "$cached of $spawns spawns" $?
+  step cached-build-log-all-hits $? "$cached of $spawns spawns"
   same cached
 }
 
@@ -167,7 +167,7 @@ variant() { # NAME FLAG...
   bazel 600 build $(remote_flags) "--action_env=ROUND=$unique.$round" "$@" "${good[@]}"
   local code=$?
   [ "$code" -ne 0 ] || [ "$(processes remote)" -gt 10 ] || code=1
-  step "variant-$name" "exit code $code, $(processes remote) ran remotely" "$code"
+  step "variant-$name" "$code" "exit code $code, $(processes remote) ran remotely"
 }
 
 variants() {
@@ -176,7 +176,7 @@ variants() {
   variant minimal --remote_download_minimal
   variant toplevel --remote_download_toplevel
   variant platform --remote_default_exec_properties=OSFamily=linux
-  variant upload-none --noremote_upload_local_results --experimental_remote_merkle_tree_cache=false
+  variant upload-none --noremote_upload_local_results
 }
 
 # expect_failure NAME CODE TARGET PATTERN...: the build fails with this exit code, and says all these.
@@ -188,10 +188,10 @@ expect_failure() {
   bazel 300 "$verb" $(remote_flags) "${more[@]}" "$target"
   got=$?
   [ "$got" -eq "$code" ]
-  step "$name" "exit code $got instead of $code" $?
+  step "$name" $? "exit code $got instead of $code"
   for pattern in "$@"; do
     grep -q -- "$pattern" "$log"
-    step "$name-says-${pattern//[^a-zA-Z0-9]/-}" "no '$pattern' in its output" $?
+    step "$name-says-${pattern//[^a-zA-Z0-9]/-}" $? "no '$pattern' in its output"
   done
 }
 
@@ -207,15 +207,15 @@ failing() {
   log=$scratch/tests-pass.log
   # shellcheck disable=SC2046
   bazel 300 test $(remote_flags) //cc:passes_test //shell:passes_test
-  step tests-pass 'a test that passes locally failed' $?
+  step tests-pass $? 'a test that passes locally failed'
   grep -q 'the passing test ran' "$workspace/out-testlogs/cc/passes_test/test.log"
-  step tests-log-comes-back 'no line of the test in its test.log' $?
+  step tests-log-comes-back $? 'no line of the test in its test.log'
   expect_failure test-fails 3 test //cc:fails_test 'stdout of the failing test' 'stderr of the failing test'
   expect_failure script-test-fails 3 test //shell:fails_test 'stderr of the failing script'
   more=(--test_timeout=2)
   expect_failure test-times-out 3 test //shell:slow_test 'TIMEOUT'
   grep -rq 'printed before the timeout' "$workspace/out-testlogs/shell/slow_test/" "$log"
-  step timeout-keeps-output 'what the test had printed is lost' $?
+  step timeout-keeps-output $? 'what the test had printed is lost'
 }
 
 # The server as a cache alone: the client runs everything, and stores it.
@@ -224,17 +224,17 @@ cache_only() {
   clean
   log=$scratch/cache-fill.log
   bazel 600 build "${flags[@]}" "${good[@]}"
-  step cache-only-fills 'the build failed' $?
+  step cache-only-fills $? 'the build failed'
   local ran
   ran=$(ran_locally)
   ! grep -qi 'warning.*\(remote cache\|upload\)' "$log"
-  step cache-only-no-warning 'Bazel warns that it can not store results' $?
+  step cache-only-no-warning $? 'Bazel warns that it can not store results'
   clean
   log=$scratch/cache-hits.log
   bazel 600 build "${flags[@]}" "${good[@]}"
-  step cache-only-second-build 'the build failed' $?
+  step cache-only-second-build $? 'the build failed'
   [ "$(ran_locally)" -eq 0 ] && [ "$(processes 'remote cache hit')" -eq "$ran" ]
-  step cache-only-all-hits "$(processes 'remote cache hit') hits of $ran, $(ran_locally) ran again" $?
+  step cache-only-all-hits $? "$(processes 'remote cache hit') hits of $ran, $(ran_locally) ran again"
   same cache-hits
 }
 
@@ -242,7 +242,8 @@ cache_only() {
 endless() {
   local entry found=''
   for entry in /proc/[0-9]*; do
-    case "$(tr '\0' ' ' <"$entry/cmdline" 2>/dev/null)" in
+    # Processes end while the list is read.
+    case "$({ tr '\0' ' ' <"$entry/cmdline"; } 2>/dev/null)" in
       "sleep $unique "*) found+=" ${entry#/proc/}" ;;
     esac
   done
@@ -268,7 +269,7 @@ cancel() {
   bazel 300 build $(remote_flags) //generated:endless &
   local client=$! started
   if ! until_endless 60 yes; then
-    step cancel-kills-action 'the endless action never started' 1
+    step cancel-kills-action 1 'the endless action never started'
     kill "$client" 2>/dev/null
     return
   fi
@@ -277,7 +278,7 @@ cancel() {
   started=$SECONDS
   wait "$client"
   until_endless 120 no
-  step cancel-kills-action "still alive after $((SECONDS - started)) s:$(endless)" $?
+  step cancel-kills-action $? "still alive after $((SECONDS - started)) s:$(endless)"
   say "  the action was gone $((SECONDS - started)) s after the client"
   local left
   for left in $(endless); do kill -9 "$left"; done
@@ -305,10 +306,10 @@ restart() {
   server_kill KILL
   server_run
   wait "$client"
-  step "restart-mid-build${1:+-keepalive}" 'the build did not survive its server' $?
+  step "restart-mid-build${1:+-keepalive}" $? 'the build did not survive its server'
   say "  $done_before of 40 actions were done when the server was killed"
   [ "$(find "$workspace/out-bin/generated" -name 'slow*.txt' -size +0 | wc -l)" -eq 40 ]
-  step "restart-outputs-whole${1:+-keepalive}" 'outputs are missing or empty' $?
+  step "restart-outputs-whole${1:+-keepalive}" $? 'outputs are missing or empty'
 }
 
 prepare

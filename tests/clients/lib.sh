@@ -104,6 +104,13 @@ server_kill() { # SIGNAL
   server_pid=''
 }
 
+# leftovers DIRECTORY: removes it, with what a killed server of somebody else's may have left mounted in it.
+leftovers() {
+  awk -v below="$1/" 'index($2, below) == 1 { print $2 }' /proc/mounts | xargs -r umount -l 2>/dev/null
+  chmod -R u+w "$1" 2>/dev/null
+  rm -rf "$1"
+}
+
 need() { # COMMAND...: what can't be had is a skip of everything, said loudly.
   local command
   for command in "$@"; do
