@@ -225,8 +225,11 @@ cache_only() {
   log=$scratch/cache-fill.log
   bazel 600 build "${flags[@]}" "${good[@]}"
   step cache-only-fills $? 'the build failed'
+  # What does not depend on the round's variable may be there from earlier steps.
   local ran
-  ran=$(ran_locally)
+  ran=$(($(ran_locally) + $(processes 'remote cache hit')))
+  [ "$(ran_locally)" -gt 5 ]
+  step cache-only-ran-locally $? "only $(ran_locally) actions ran here"
   ! grep -qi 'warning.*\(remote cache\|upload\)' "$log"
   step cache-only-no-warning $? 'Bazel warns that it can not store results'
   clean
@@ -312,22 +315,26 @@ restart() {
   step "restart-outputs-whole${1:+-keepalive}" $? 'outputs are missing or empty'
 }
 
-prepare
-serve_or_use "$@" || exit 1
-[ -n "$expected" ] || { [ "$ours:$server_kind" = yes:oldcasd ] && expected=$clients/bazel/oldcasd.expected; }
-started=$SECONDS
-remote_actions=0
-probe_links
-local_build
-wanted remote && remote_build
-wanted cached && cached_build
-wanted variants && variants
-wanted failing && failing
-wanted cache && cache_only
-wanted cancel && cancel
-if wanted restart; then
-  restart
-  restart --experimental_remote_execution_keepalive
-fi
-say "took $((SECONDS - started)) s"
-finish
+# A function, so that the whole script is read before any of it runs.
+main() {
+  prepare
+  serve_or_use "$@" || exit 1
+  [ -n "$expected" ] || { [ "$ours:$server_kind" = yes:oldcasd ] && expected=$clients/bazel/oldcasd.expected; }
+  started=$SECONDS
+  remote_actions=0
+  probe_links
+  local_build
+  wanted remote && remote_build
+  wanted cached && cached_build
+  wanted variants && variants
+  wanted failing && failing
+  wanted cache && cache_only
+  wanted cancel && cancel
+  if wanted restart; then
+    restart
+    restart --experimental_remote_execution_keepalive
+  fi
+  say "took $((SECONDS - started)) s"
+  finish
+}
+main "$@"; exit

@@ -16,11 +16,14 @@ cleanup() {
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
-serve_or_use "$@" || exit 1
-shift
-expected=()
-if [ "$ours" = yes ]; then
-  case "${1:-}" in '' | -*) ;; *) shift ;; esac
-  [ ! -e "$clients/conformance/$server_kind.expected" ] || expected=(--expected "$clients/conformance/$server_kind.expected")
-fi
-timeout -k 10 900 "$venv/bin/python" "$clients/conformance/suite.py" "$address" "${expected[@]}" "$@"
+main() {
+  serve_or_use "$@" || exit 1
+  shift
+  local expected=()
+  if [ "$ours" = yes ]; then
+    case "${1:-}" in '' | -*) ;; *) shift ;; esac
+    [ ! -e "$clients/conformance/$server_kind.expected" ] || expected=(--expected "$clients/conformance/$server_kind.expected")
+  fi
+  timeout -k 10 900 "$venv/bin/python" "$clients/conformance/suite.py" "$address" "${expected[@]}" "$@"
+}
+main "$@"; exit

@@ -85,6 +85,8 @@ server_run() {
   # A process group of its own, so that it can be killed with its children.
   setsid "${server[@]}" >>"$server_log" 2>&1 </dev/null &
   server_pid=$!
+  # So that the shell has nothing to say when it is killed.
+  disown "$server_pid"
   if ! server_answers "$address"; then
     say "the server did not come up: ${server[*]}" >&2
     shown 20 <"$server_log" >&2
@@ -97,10 +99,16 @@ server_answers() {
   PYTHONPATH="$clients/conformance" timeout 60 "$venv/bin/python" "$clients/conformance/answers.py" "$1" 30
 }
 
-server_kill() { # SIGNAL
+# server_kill SIGNAL: to the server and its children. One that has not ended in ten seconds is killed.
+server_kill() {
   [ -n "$server_pid" ] || return 0
+  local tenth
   kill "-$1" -- "-$server_pid" 2>/dev/null || true
-  wait "$server_pid" 2>/dev/null || true
+  for ((tenth = 0; tenth < 100; tenth++)); do
+    kill -0 "$server_pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -KILL -- "-$server_pid" 2>/dev/null || true
   server_pid=''
 }
 
@@ -111,7 +119,8 @@ leftovers() {
   rm -rf "$1"
 }
 
-need() { # COMMAND...: what can't be had is a skip of everything, said loudly.
+# Without what a client needs nothing is tested, which is said loudly. FULGURITE_CLIENTS_MISSING=1 makes it a failure.
+need() { # COMMAND...
   local command
   for command in "$@"; do
     if ! command -v "$command" >/dev/null 2>&1; then

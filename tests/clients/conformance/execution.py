@@ -77,6 +77,7 @@ def _(client):
 def _(client):
     outcome = run(client, wire.shell("sleep 0.3"))
     for operation, entry in zip(outcome.operations, outcome.metadata()):
+        assert entry is not None, "a message without metadata"
         assert operation.done == (entry.stage == COMPLETED), entry
     assert [operation.done for operation in outcome.operations].count(True) == 1
 

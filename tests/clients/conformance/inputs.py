@@ -80,7 +80,7 @@ def _(client):
     blob = wire.unique()
     root = wire.directory(files=[("in", wire.digest(blob))])
     run(client, wire.shell("echo left > left; echo left > /tmp/fulgurite-left; rm -f in"), root, [blob])
-    text = seen(client, "ls; ls /tmp/fulgurite-left 2>/dev/null; true", root)
+    text = seen(client, "ls in left /tmp/fulgurite-left 2>/dev/null; true", root)
     assert text == b"in\n", text
 
 

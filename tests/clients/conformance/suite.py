@@ -22,6 +22,14 @@ import stream  # noqa: F401
 import trees  # noqa: F401
 
 
+def first_line(text):
+    return text.splitlines()[0][:200] if text else ""
+
+
+def failed_line():
+    return traceback.extract_tb(sys.exc_info()[2])[-1].line
+
+
 def run(check, address, instance):
     """(verdict, why, seconds). Every check has a channel of its own, so that none can break another's."""
     started = time.monotonic()
@@ -34,9 +42,9 @@ def run(check, address, instance):
     except wire.grpc.RpcError as error:
         verdict = ("FAILED", f"{error.code().name}: {(error.details() or '')[:200]}")
     except AssertionError as error:
-        verdict = ("FAILED", str(error) or traceback.format_exc(limit=-1).strip().splitlines()[-2].strip())
+        verdict = ("FAILED", first_line(str(error)) or failed_line())
     except Exception as error:  # A check that is itself broken must not end the others.
-        verdict = ("FAILED", f"{type(error).__name__}: {error}; {traceback.format_exc(limit=-1).splitlines()[1]}")
+        verdict = ("FAILED", f"{type(error).__name__}: {error} in `{failed_line()}`")
     finally:
         channel.close()
     return (*verdict, time.monotonic() - started)
@@ -78,7 +86,8 @@ def main():
             counts[verdict] += 1
             if verdict == "FAILED":
                 why += f"  [{check.strength}: {check.rule}]"
-            print(f"{verdict} {check.name}" + (f": {why}" if why else "") + (f" ({took:.1f} s)" if options.slow else ""))
+            line = f"{verdict} {check.name}" + (f": {why}" if why else "")
+            print(line + (f" ({took:.1f} s)" if options.slow else ""), flush=True)
     unknown = sorted(set(expected) - {check.name for check in CHECKS})
     for name in unknown:
         print(f"FAILED {name}: stands in {options.expected}, and is no check")
