@@ -117,7 +117,7 @@ local_build() {
   bazel 600 build --spawn_strategy=local "${good[@]}"
   step local-build $? 'the reference itself does not build'
   manifest "$scratch/outputs.local"
-  [ "$(wc -l <"$scratch/outputs.local")" -gt 40 ]
+  [ "$(wc -l <"$scratch/outputs.local")" -gt 30 ]
   step local-outputs-are-many $? "only $(wc -l <"$scratch/outputs.local") outputs"
   bazel 300 build --spawn_strategy=local //:links
   step local-links-build $? 'the targets with symbolic links do not build even here'

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016
 # What the scripts here have in common: places, results, servers. To be sourced by bash.
 #
 # A step ends in exactly one line: `ok NAME`, `FAILED NAME: why`, or `SKIP NAME: why`. `finish` gives the exit code.

@@ -125,8 +125,8 @@ proxy() {
   setsid env "PATH=$tools:$PATH" "$tools/buildbox-casd" "--bind=127.0.0.1:$port" "--cas-remote=http://$address" \
     --quota-high=1G --log-level=warning "$scratch/proxy" >"$scratch/proxy.log" 2>&1 </dev/null &
   proxy_pid=$!
-  cp "$scratch/proxy.log" "$log"
-  server_answers "127.0.0.1:$port"
+  disown "$proxy_pid"
+  server_answers "127.0.0.1:$port" >"$log" 2>&1
   step proxy-starts $? 'buildbox-casd does not start before this server'
   target=127.0.0.1:$port
   head -c 500000 /dev/urandom >"$scratch/tree/through-the-proxy"
