@@ -8,10 +8,10 @@ BIN := $(TARGET)/release/fulgurite
 ASSETS := $(TARGET)/assets
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vm bench build install uninstall fmt lint doc deny advisories ci clean
+.PHONY: help demo test test-vm test-clients bench build install uninstall fmt lint doc deny advisories ci clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Compile zstd's C files, each in its own sandbox, and show what that costs
 	@scripts/setup demo
@@ -24,6 +24,11 @@ test: ## Run all tests that can run on this machine, and name those that can't
 
 test-vm: ## Run the privileged tests in guests with other kernels (needs qemu)
 	@tests/vm/all.sh
+
+test-clients: ## Let real clients build on the server: Bazel, BuildGrid's bgd, a conformance suite
+	@scripts/setup clients
+	$(CARGO) build --release --locked
+	@FULGURITE_BIN="$(BIN)" tests/clients/all.sh
 
 bench: ## Measure sandboxes beside the peers that are installed
 	@scripts/setup bench

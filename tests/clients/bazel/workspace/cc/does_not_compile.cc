@@ -1,0 +1,1 @@
+int main() { return this_name_is_not_declared; }

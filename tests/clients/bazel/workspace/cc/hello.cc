@@ -1,0 +1,5 @@
+#include <iostream>
+
+#include "cc/lib.h"
+
+int main() { std::cout << greet("world") << "\n"; }

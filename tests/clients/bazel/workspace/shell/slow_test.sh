@@ -1,0 +1,3 @@
+#!/bin/sh
+echo printed before the timeout
+sleep 600
