@@ -9,16 +9,20 @@ usage() {
 usage: tests/vm/all.sh [OPTION...] [-- TEST-ARGUMENT...]
 
 Builds the workspace's program and test binaries and runs them in a guest for each kernel and user. Fails if a test
-fails, if a binary gives no result, or if the set of skipped tests is not the expected one.
+fails, if a binary gives no result, or if the set of skipped tests is not the expected one. Of the root crate's tests/it
+only the hostile battery and the limits are run, see README.md.
 
   --kernel SERIES    only this kernel (6.12 or 6.1; may be repeated)
   --user USER        only this user (root or build; may be repeated)
   --binary LABEL     only this test binary, as its BEGIN line names it; skips are then not compared (may be repeated)
+  --everything       the whole of the root crate's tests/it as well
   --update-skips     write the skips that were seen to tests/vm/expected-skips, instead of comparing
-  --timeout SECONDS  for a whole guest (3600)
+  --timeout SECONDS  for a whole guest (5400); one test binary may take half of it
+  --logs DIR         where the guests' output is kept (vm in cargo's target directory)
   --workspace DIR    another workspace (to try this script out)
   --expected DIR     another directory of expected skips
-  -- ARGUMENT...     go to every test binary (a filter, --include-ignored); skips are then not compared
+  -- ARGUMENT...     go to every test binary (a filter, --include-ignored); skips are then not compared, and no test
+                     is left out but by these
 END
 }
 
@@ -30,11 +34,13 @@ fail() {
 }
 
 kernels=() users=() binaries=() arguments=()
-update=0 timeout=3600 workspace=$(realpath "$here/../..") expected=$here/expected-skips
+update=0 everything=0 timeout=5400 workspace=$(realpath "$here/../..") expected=$here/expected-skips logs=''
+# What is run of the root crate's tests/it: what depends on the kernel most, and what CI's machine cannot run.
+essential=(hostile:: limits::)
 
 while [[ $# -gt 0 ]]; do
   case $1 in
-  --kernel | --user | --binary | --timeout | --workspace | --expected)
+  --kernel | --user | --binary | --timeout | --workspace | --expected | --logs)
     [[ $# -ge 2 ]] || fail "$1 needs a value"
     case $1 in
     --kernel) kernels+=("$2") ;;
@@ -43,9 +49,11 @@ while [[ $# -gt 0 ]]; do
     --timeout) timeout=$2 ;;
     --workspace) workspace=$(realpath "$2") ;;
     --expected) expected=$(realpath "$2") ;;
+    --logs) logs=$2 ;;
     esac
     shift
     ;;
+  --everything) everything=1 ;;
   --update-skips) update=1 ;;
   --help | -h)
     usage
@@ -65,17 +73,25 @@ done
 whole=1
 [[ ${#arguments[@]} == 0 && ${#binaries[@]} == 0 ]] || whole=0
 [[ $update == 0 || $whole == 1 ]] || fail "--update-skips needs the whole set of tests: no --binary, no test arguments"
+target=${CARGO_TARGET_DIR:-$workspace/target}
+logs=${logs:-$target/vm}
 
 # Whether a test binary is to be run.
 is_wanted() {
   [[ ${#binaries[@]} == 0 || " ${binaries[*]} " == *" $1 "* ]]
 }
 
+# Print the name filters of a test binary; nothing if it is run whole.
+filters_of() {
+  if [[ $1 == test-it && $everything == 0 && ${#arguments[@]} == 0 ]]; then
+    echo "${essential[*]}"
+  fi
+}
+
 # Build, and fill $work/stage with one link a binary and with tests.list. Sets links: where each program must also be,
 # because tests have the path of the program compiled in.
 build() {
-  local line label directory executable kind name
-  local target=${CARGO_TARGET_DIR:-$workspace/target} features=()
+  local line label directory executable kind name features=()
   note "building"
   # The programs that play an action are built once some crate declares the feature.
   if grep -qs '^test-fakes *=' "$workspace"/Cargo.toml "$workspace"/*/Cargo.toml; then
@@ -95,9 +111,9 @@ build() {
     kind=${BASH_REMATCH[1]} name=${BASH_REMATCH[2]}
     if [[ $line =~ \"profile\":\{[^}]*\"test\":true ]]; then
       label=$kind-$name
-      [[ ! -e $work/stage/$label ]] || label=${directory##*/}-$label
+      [[ $directory == "$workspace" ]] || label=${directory##*/}-$label
       if is_wanted "$label"; then
-        echo "$label $directory" >>"$work/stage/tests.list"
+        echo "$label $directory $(filters_of "$label")" >>"$work/stage/tests.list"
       fi
     elif [[ $kind == bin ]]; then
       # A test may start the program by the path of the debug build.
@@ -116,19 +132,19 @@ build() {
   done
 }
 
-# Run everything in one guest; its output goes to the terminal and to $work/KERNEL-USER.log.
+# Run everything in one guest; its output goes to the terminal and to $logs/KERNEL-USER.log.
 run_guest() {
   local kernel=$1 user=$2
   local script=$work/script
   {
     # One binary may take half of the time, so that one that hangs is named and the others still get their turn.
-    printf 'TEST_TIMEOUT=%q\nset --' "$((timeout / 2))"
-    printf ' %q' "${arguments[@]}"
-    echo
+    printf 'TEST_TIMEOUT=%q\n' "$((timeout / 2))"
+    # Without the condition, no argument would become an empty one: a filter that lets everything pass.
+    [[ ${#arguments[@]} == 0 ]] || echo "set -- ${arguments[*]@Q}"
     cat "$here/guest/all-tests"
   } >"$script"
   "$here/run.sh" --kernel "$kernel" --user "$user" --timeout "$timeout" --tree "$workspace" "${links[@]}" \
-    --script "$script" -- "$work"/stage/* | tee "$work/$kernel-$user.log"
+    --script "$script" -- "$work"/stage/* | tee "$logs/$kernel-$user.log"
 }
 
 # Print `PASSED FAILED IGNORED` of a log. A binary that ended badly without a result line counts as one failure.
@@ -149,50 +165,82 @@ count_results() {
 }
 
 # Print the sorted names of the skipped tests of a log. Under --nocapture libtest puts `test NAME ... ` before the
-# first line that a test prints, so that SKIP is not always at the start.
+# first line that a test prints, so that SKIP is not always at the start. A name ends at the first colon with a space
+# after it, and may have spaces itself.
 skipped_tests() {
-  sed -nE 's/^(test .* \.\.\. )?SKIP ([^[:space:]]+): .*/\2/p' "$1" | sort -u
+  sed -nE 's/^(test .* \.\.\. )?SKIP (([^:]|:[^ ])+): .*/\2/p' "$1" | sort -u
+}
+
+# Print the names of the lists of expected skips for one guest; the second is about what only --everything runs.
+expected_lists() {
+  local kernel=$1 user=$2
+  echo "$expected/$kernel-$user.txt"
+  if [[ $everything == 1 ]]; then
+    echo "$expected/everything-$user.txt"
+  fi
 }
 
 # Compare skips with the expected ones; print the difference and return 1 if there is one.
 compare_skips() {
-  local log=$1 list=$2
-  touch "$work/none"
-  [[ -e $list ]] || list=$work/none
-  diff <(grep -vE '^(#|$)' "$list" | sort -u) <(skipped_tests "$log") >"$work/difference" || {
+  local log=$1 list lists=()
+  shift
+  for list in "$@"; do
+    [[ ! -e $list ]] || lists+=("$list")
+  done
+  diff <(cat "${lists[@]:-/dev/null}" | grep -vE '^(#|$)' | sort -u) <(skipped_tests "$log") >"$work/difference" || {
     sed -nE 's/^< (.*)/  expected to be skipped, but was not: \1/p; s/^> (.*)/  skipped unexpectedly: \1/p' \
       "$work/difference"
     return 1
   }
 }
 
+# Write the skips that were seen: to the guest's list, or those that are not in it to the list of --everything.
+update_skips() {
+  local kernel=$1 user=$2 log=$3 list=$4 more=${5:-}
+  if [[ -z $more ]]; then
+    {
+      echo "# Tests that skip as $user on Linux $kernel; written by tests/vm/all.sh --update-skips."
+      skipped_tests "$log"
+    } >"$list"
+  else
+    {
+      echo "# Tests that skip as $user with --everything only; written by tests/vm/all.sh --update-skips --everything."
+      comm -13 <(grep -vE '^(#|$)' "$list" | sort -u) <(skipped_tests "$log")
+    } >"$more"
+  fi
+}
+
 # Judge one guest: adds a line to the table, and to what is wrong.
 judge() {
   local kernel=$1 user=$2 code=$3
-  local log=$work/$kernel-$user.log passed failed ignored skips list verdict=ok difference
-  list=$expected/$kernel-$user.txt
+  local log=$logs/$kernel-$user.log passed failed ignored skips verdict=ok difference
+  local lists=()
+  mapfile -t lists < <(expected_lists "$kernel" "$user")
   read -r passed failed ignored < <(count_results "$log")
   skips=$(skipped_tests "$log" | wc -l)
   if [[ $code -ne 0 || $failed -ne 0 ]]; then
     verdict=FAILED
   fi
   if [[ $update == 1 && $verdict == ok ]]; then
-    {
-      echo "# Tests that skip as $user on Linux $kernel; written by tests/vm/all.sh --update-skips."
-      skipped_tests "$log"
-    } >"$list"
-  elif [[ $update == 0 && $whole == 1 ]] && ! difference=$(compare_skips "$log" "$list"); then
-    problems+="$kernel $user: skips differ from ${list##*/}:"$'\n'"$difference"$'\n'
+    update_skips "$kernel" "$user" "$log" "${lists[@]}"
+  elif [[ $update == 0 && $whole == 1 ]] && ! difference=$(compare_skips "$log" "${lists[@]}"); then
+    problems+="$kernel $user: skips differ from ${lists[*]##*/}:"$'\n'"$difference"$'\n'
     verdict="${verdict/ok/FAILED} (skips)"
   fi
   [[ $verdict == ok ]] || result=1
   table+=$(printf '%-7s %-6s %7s %7s %8s %8s  %s' "$kernel" "$user" "$passed" "$failed" "$skips" "$ignored" "$verdict")
   table+=$'\n'
+  {
+    printf '\n=== HOSTILE CASES\n'
+    "$here/hostile-cases.sh" "$log"
+  } >"$work/hostile"
+  tee -a "$log" <"$work/hostile"
 }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/fulgurite-vm-all.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+mkdir -p "$logs"
 build
 result=0 problems=''
 table=$(printf '%-7s %-6s %7s %7s %8s %8s  %s' kernel user passed failed skipped ignored result)$'\n'
@@ -205,4 +253,5 @@ for kernel in "${kernels[@]}"; do
   done
 done
 printf '\n%s%s' "$table" "${problems:+$'\n'$problems}"
+note "logs are in $logs"
 exit "$result"

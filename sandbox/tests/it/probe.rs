@@ -17,6 +17,8 @@ const QUEUE: &std::ffi::CStr = c"/fulgurite-it";
 const SOCKET: &[u8] = b"fulgurite-it";
 /// The port that is left behind.
 const PORT: u16 = 47_613;
+/// How long the close of a connection waits for the other side, at most.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
 /// Children of a fork bomb, at most.
 const BOMB_CHILDREN_MAX: usize = 4000;
 
@@ -109,10 +111,14 @@ fn find_socket() -> Answer {
 /// Leaves a connection behind that waits (TIME_WAIT), and a listener in a process that goes on.
 fn leave_port() -> Answer {
     let listener = TcpListener::bind(("127.0.0.1", PORT))?;
-    let client = TcpStream::connect(("127.0.0.1", PORT))?;
+    let mut client = TcpStream::connect(("127.0.0.1", PORT))?;
     let (server, _) = listener.accept()?;
-    // The side that closes first is the one that waits.
+    // The side that closes first is the one that waits. Under load the kernel delivers packets late, even those of
+    // loopback: if the other side closed before it knows of the first, both would wait, and if this went on before the
+    // last answer is in, both would still be listed.
     drop(server);
+    std::io::Read::read_to_end(&mut client, &mut Vec::new())?;
+    rustix::net::sockopt::set_socket_linger(&client, Some(LINGER))?;
     drop(client);
     if !in_the_background()? {
         let _ = listener.accept();
