@@ -2,8 +2,8 @@
 //!
 //! What a new file costs depends on the filesystem, on its age, and on what others have done to it: a root disk of ext4
 //! without journal takes 300 µs for each new inode for minutes after a mass deletion. So a new filesystem is made in a
-//! sparse file and loop-mounted, in this process's own mount namespace. The file has no name once it is mounted: whatever
-//! ends the process, mount, loop device and file go with it.
+//! sparse file and loop-mounted, in this process's own mount namespace. The file has no name once it is mounted:
+//! whatever ends the process, mount, loop device and file go with it.
 use super::error::BenchError;
 use super::scratch::{PREFIX, real};
 use fulgurite_sandbox::sys::mount;

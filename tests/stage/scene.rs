@@ -87,7 +87,8 @@ impl Scene {
     }
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+/// All that is below a directory and is none.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_path_buf()];
     while let Some(dir) = dirs.pop() {

@@ -130,10 +130,25 @@ fn run(
         fail_at: 0,
     });
     let seen = list(view.mount.as_fd());
+    no_marks(&layer);
     sandbox.destroy(runtime).unwrap();
     drop(view);
     layer.destroy().unwrap();
     (outcome.end.to_string(), std::fs::read_to_string(said).unwrap(), seen)
+}
+
+/// No file of a layer is one without contents, and none leads elsewhere.
+fn no_marks(layer: &fulgurite::stage::Layer) {
+    let root = layer.path().join("upper");
+    let mut count = 0;
+    for path in crate::scene::files(&root) {
+        for name in ["trusted.overlay.metacopy", "trusted.overlay.redirect"] {
+            let found = rustix::fs::lgetxattr(&path, name, &mut [0_u8; 256]);
+            assert!(found.is_err(), "{name} of {}", path.display());
+        }
+        count += 1;
+    }
+    assert!(count > 8, "the action has written something");
 }
 
 fn what_an_action_does_stays_in_its_layer(runtime: &Runtime) {

@@ -76,6 +76,8 @@ impl Closure {
         let Reading { directories, mut missing, .. } = reading;
         if !missing.is_empty() {
             missing.extend(cas.missing(blobs(&directories)));
+            missing.sort_unstable();
+            missing.dedup();
             return Err(StageRootError::Missing(missing));
         }
         let size = measure(root, &directories, limits)?;

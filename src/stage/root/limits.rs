@@ -46,7 +46,7 @@ pub const WARM_PATHS_MAX: u64 = 2_000_000;
 /// Blobs that warm roots keep from eviction.
 pub const WARM_PINS_MAX: u64 = 1_000_000;
 
-/// Roots that were put out and are not taken apart yet; with more, who stages the next one does it first.
+/// Roots that were put out and are not taken apart yet; with more, who stages a new one does it for one of them first.
 pub const RETIRED_MAX: usize = 64;
 
 /// Bytes of the files that trees of the directory cache are linked from.

@@ -231,11 +231,7 @@ impl Stager {
                 *held = Some(kept.clone());
                 drop(held);
                 self.count(&key, &slot, &kept);
-                let overfull = self.state().retired.len() > limits::RETIRED_MAX;
-                if overfull {
-                    // It is our own root that was asked for: what is wrong with another is told by the next `tidy`.
-                    let _ = self.tidy();
-                }
+                self.take_one_apart();
                 Ok(Arc::new(StagedRoot::new(kept, false)))
             }
             Err(error) => {
@@ -269,6 +265,16 @@ impl Stager {
     pub fn tidy(&self) -> Result<(), StageRootError> {
         let retired = std::mem::take(&mut self.state().retired);
         retired.into_iter().filter_map(Arc::into_inner).map(Kept::destroy).fold(Ok(()), Result::and)
+    }
+
+    /// Who stages a root while many wait to be taken apart does that for one: so they stay bounded, and no action pays
+    /// for all.
+    fn take_one_apart(&self) {
+        let mut state = self.state();
+        let oldest = if state.retired.len() > limits::RETIRED_MAX { state.retired.pop() } else { None };
+        drop(state);
+        // It is another root that was asked for; the trees of this one are removed at the next start at the latest.
+        let _ = oldest.and_then(Arc::into_inner).map(Kept::destroy);
     }
 
     /// How many roots are warm or in use.

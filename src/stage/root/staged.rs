@@ -57,7 +57,8 @@ pub enum Node<'a> {
     },
 }
 
-/// What one action sees. Dropping it unmounts it, unless a sandbox has attached it.
+/// What one action sees. Dropping it unmounts it, unless a sandbox has attached it; the blobs stay in the store until
+/// then, so that it must be kept until the action is quiet.
 #[derive(Debug)]
 pub struct RootView {
     /// Detached, for /work: the inputs below the layer.
@@ -65,6 +66,7 @@ pub struct RootView {
     /// The inputs alone, a directory: names, kinds, modes and symlinks. Not what is *in* files, which is elsewhere with
     /// composefs: ask [`StagedRoot::lookup`], or read through `mount`.
     pub lower: OwnedFd,
+    _kept: Arc<Kept>,
 }
 
 /// What is kept of a root while it is warm.
@@ -242,7 +244,7 @@ impl StagedRoot {
             },
             Lower::None => layer::overlay(&layers(lower.as_fd()), features),
         };
-        Ok(RootView { mount: mounted.map_err(failed())?, lower })
+        Ok(RootView { mount: mounted.map_err(failed())?, lower, _kept: self.kept.clone() })
     }
 }
 
