@@ -12,6 +12,7 @@ pub mod case;
 pub mod command;
 pub mod cpu;
 pub mod error;
+pub mod handoff;
 pub mod peers;
 pub mod progress;
 pub mod report;
@@ -19,6 +20,7 @@ pub mod sandbox;
 pub mod sandboxed;
 pub mod scratch;
 pub mod statistics;
+pub mod volume;
 pub mod workload;
 
 pub use error::BenchError;

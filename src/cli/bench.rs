@@ -1,4 +1,5 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
+use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
@@ -20,6 +21,22 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// Sandboxes against the bare command and the peers that are installed, interleaved in one run
     Sandbox(SandboxBenchArgs),
+    /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on filesystems made for it
+    Handoff(HandoffBenchArgs),
+}
+
+/// What `bench handoff` takes.
+#[derive(Args, Debug)]
+pub struct HandoffBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Leave out larger files
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    pub bytes_max: u64,
+    /// Directory for the images of filesystems; a tmpfs by default
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub layer_dir: Option<PathBuf>,
 }
 
 /// What `bench sandbox` takes.
@@ -72,23 +89,34 @@ fn stop(runtime: Arc<Runtime>) -> Result<(), Failure> {
 /// # Errors
 /// When a sandbox or the floor cannot be had; a peer that fails is told in the report.
 pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let BenchWhat::Sandbox(args) = &args.what;
-    let wanted = SandboxBench {
-        rounds: args.rounds,
-        compile_rounds: args.compile_rounds,
-        cases: args.cases.clone(),
-        layers: args.layer_dir.clone(),
-        progress: !args.json,
-    };
     let runtime = start()?;
-    let report = bench_sandbox(&runtime, &wanted).map_err(|error| Failure::new(error.to_string()));
+    let (measured, json) = match &args.what {
+        BenchWhat::Sandbox(args) => {
+            let wanted = SandboxBench {
+                rounds: args.rounds,
+                compile_rounds: args.compile_rounds,
+                cases: args.cases.clone(),
+                layers: args.layer_dir.clone(),
+                progress: !args.json,
+            };
+            (bench_sandbox(&runtime, &wanted).map(|report| (report.to_string(), report)), args.json)
+        }
+        BenchWhat::Handoff(args) => {
+            let wanted = HandoffBench {
+                bytes_max: args.bytes_max,
+                directory: args.layer_dir.clone(),
+                progress: !args.json,
+            };
+            (bench_handoff(&runtime, &wanted).map(|report| (table(&report), report)), args.json)
+        }
+    };
     let stopped = stop(runtime);
-    let report = report?;
-    if args.json {
+    let (text, report) = measured.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    if json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
         put(&format!("{text}\n"))?;
     } else {
-        put(&report.to_string())?;
+        put(&text)?;
     }
     stopped.map(|()| 0)
 }
