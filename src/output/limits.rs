@@ -17,15 +17,15 @@ pub struct HandoffLimits {
     /// Apparent bytes of all files. A sparse file costs the action nothing, and hashing it costs us its whole size:
     /// 64 GiB are a minute of SHA-256.
     pub bytes_max: u64,
-    /// Bytes of all encoded directories: the largest Tree that a client may have to read in one piece, and what we
-    /// hold of it in memory.
+    /// Bytes of all encoded directories, and of all Trees together: what a client may have to read in one piece, and
+    /// what we hold in memory. A million entries take some 100 MB.
     pub message_bytes_max: u64,
 }
 
 impl HandoffLimits {
     /// Far above any real build action.
     pub const DEFAULT: Self =
-        Self { entries_max: 1_000_000, depth_max: 8192, bytes_max: 64 << 30, message_bytes_max: 256 << 20 };
+        Self { entries_max: 1_000_000, depth_max: 8192, bytes_max: 64 << 30, message_bytes_max: 128 << 20 };
 }
 
 impl Default for HandoffLimits {
