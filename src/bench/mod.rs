@@ -13,6 +13,7 @@ pub mod command;
 pub mod cpu;
 pub mod error;
 pub mod filesystem;
+pub mod handoff;
 pub mod peers;
 pub mod progress;
 pub mod reapi;
@@ -24,6 +25,7 @@ pub mod server;
 pub mod stage;
 pub mod staged;
 pub mod statistics;
+pub mod volume;
 pub mod workload;
 
 pub use error::BenchError;

@@ -1,9 +1,10 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
-use crate::bench::Report;
 use crate::bench::filesystem::FilesystemKind;
+use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
 use crate::bench::reapi::{ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
+use crate::bench::{BenchError, Report};
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
@@ -29,6 +30,8 @@ pub enum BenchWhat {
     Reapi(ReapiBenchArgs),
     /// Input roots of 10 to 100,000 files: every way to stage them, against farms of links, on new filesystems
     Stage(StageBenchArgs),
+    /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on filesystems made for it
+    Handoff(HandoffBenchArgs),
 }
 
 /// What `bench reapi` takes.
@@ -61,6 +64,20 @@ pub struct ReapiBenchArgs {
     /// More arguments of `fulgurite serve`
     #[arg(last = true, value_name = "ARGUMENT")]
     pub serve: Vec<OsString>,
+}
+
+/// What `bench handoff` takes.
+#[derive(Args, Debug)]
+pub struct HandoffBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Leave out larger files
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    pub bytes_max: u64,
+    /// Directory for the images of filesystems; a tmpfs by default
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub layer_dir: Option<PathBuf>,
 }
 
 /// What `bench sandbox` takes.
@@ -141,41 +158,7 @@ fn stop(runtime: Arc<Runtime>) -> Result<(), Failure> {
 /// # Errors
 /// When a sandbox or the floor cannot be had; a peer that fails is told in the report.
 pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    match &args.what {
-        BenchWhat::Reapi(args) => reapi(args),
-        what => in_sandboxes(what),
-    }
-}
-
-fn reapi(args: &ReapiBenchArgs) -> Result<u8, Failure> {
-    let wanted = ReapiBench {
-        actions: args.actions,
-        hits: args.hits,
-        rounds: args.rounds,
-        concurrency: args.concurrency.clone(),
-        input_files: args.input_files.clone(),
-        directory: args.directory.clone(),
-        unix: args.unix,
-        serve: args.serve.clone(),
-        progress: !args.json,
-    };
-    print(&bench_reapi(&wanted).map_err(|error| Failure::new(error.to_string()))?, args.json)
-}
-
-fn print(report: &Report, json: bool) -> Result<u8, Failure> {
-    if json {
-        let text = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
-        put(&format!("{text}\n"))?;
-    } else {
-        put(&report.to_string())?;
-    }
-    Ok(0)
-}
-
-/// The benchmarks whose sandboxes are this process's own.
-fn in_sandboxes(what: &BenchWhat) -> Result<u8, Failure> {
-    let runtime = start()?;
-    let (measured, json) = match what {
+    let (text, report, json) = match &args.what {
         BenchWhat::Sandbox(args) => {
             let wanted = SandboxBench {
                 rounds: args.rounds,
@@ -184,7 +167,7 @@ fn in_sandboxes(what: &BenchWhat) -> Result<u8, Failure> {
                 layers: args.layer_dir.clone(),
                 progress: !args.json,
             };
-            (bench_sandbox(&runtime, &wanted), args.json)
+            shown(in_sandboxes(|runtime| bench_sandbox(runtime, &wanted))?, args.json)
         }
         BenchWhat::Stage(args) => {
             let wanted = StageBench {
@@ -195,14 +178,59 @@ fn in_sandboxes(what: &BenchWhat) -> Result<u8, Failure> {
                 images: args.image_dir.clone(),
                 progress: !args.json,
             };
-            (bench_stage(&runtime, &wanted), args.json)
+            shown(in_sandboxes(|runtime| bench_stage(runtime, &wanted))?, args.json)
         }
-        BenchWhat::Reapi(_) => return Err(Failure::new("a daemon has its own sandboxes")),
+        BenchWhat::Handoff(args) => {
+            let wanted = HandoffBench {
+                bytes_max: args.bytes_max,
+                directory: args.layer_dir.clone(),
+                progress: !args.json,
+            };
+            let report = in_sandboxes(|runtime| bench_handoff(runtime, &wanted))?;
+            (table(&report), report, args.json)
+        }
+        BenchWhat::Reapi(args) => shown(bench_reapi(&reapi(args)).map_err(failed)?, args.json),
     };
-    let report = measured.map_err(|error| Failure::new(error.to_string()));
+    if json {
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
+        put(&format!("{text}\n"))?;
+    } else {
+        put(&text)?;
+    }
+    Ok(0)
+}
+
+fn shown(report: Report, json: bool) -> (String, Report, bool) {
+    (report.to_string(), report, json)
+}
+
+fn failed(error: BenchError) -> Failure {
+    Failure::new(error.to_string()).hint(error.hint())
+}
+
+/// For the benchmarks whose sandboxes are this process's own.
+fn in_sandboxes(
+    measure: impl FnOnce(&Arc<Runtime>) -> Result<Report, BenchError>,
+) -> Result<Report, Failure> {
+    let runtime = start()?;
+    let measured = measure(&runtime).map_err(failed);
     let stopped = stop(runtime);
-    print(&report?, json)?;
-    stopped.map(|()| 0)
+    let report = measured?;
+    stopped.map(|()| report)
+}
+
+fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
+    ReapiBench {
+        actions: args.actions,
+        hits: args.hits,
+        rounds: args.rounds,
+        concurrency: args.concurrency.clone(),
+        input_files: args.input_files.clone(),
+        directory: args.directory.clone(),
+        unix: args.unix,
+        serve: args.serve.clone(),
+        progress: !args.json,
+    }
 }
 
 /// Runs `fulgurite demo`.

@@ -12,8 +12,10 @@
 //! ```
 //!
 //! Call it only after *quiet*: no process of the action lives, and nobody looks through the overlay again.
-//! The kill barrier guarantees that here; a read lease (`F_SETLEASE`), which would prove it per file, comes
-//! with the stage that collects from live workers.
+//! The kill barrier guarantees that for a tree; for the store a read lease (`F_SETLEASE`) proves it per file.
+//!
+//! Two ways lead on from a layer: [`collect`] seals outputs in place, for a rename into a user's tree; [`hand_off`]
+//! takes them into the store, and [`place`] from there into trees. What actions print goes through [`Spools`].
 //!
 //! Invariants:
 //! - every step is one name relative to a descriptor (`openat2` with BENEATH, NO_SYMLINKS, NO_MAGICLINKS,

@@ -22,6 +22,11 @@ pub(super) struct Messages {
     /// Of each walked directory.
     digests: Vec<Digest>,
     distinct: HashMap<Digest, Encoded>,
+    /// What Trees may still take: outputs that overlap have all of what they share in each.
+    bytes_left: u64,
+    bytes_max: u64,
+    /// Directories that are in the store.
+    stored: HashSet<Digest>,
 }
 
 struct Encoded {
@@ -62,20 +67,17 @@ impl Messages {
             made[place] = Digest::of(function, &bytes);
             if let std::collections::hash_map::Entry::Vacant(free) = distinct.entry(made[place]) {
                 let left = bytes_left.checked_sub(bytes.len() as u64);
-                bytes_left = left.ok_or_else(|| HandoffError::TooMuch {
-                    path: PathBuf::from("."),
-                    unit: "bytes of directories",
-                    max: bytes_max,
-                })?;
+                bytes_left = left.ok_or_else(|| too_much(".", bytes_max))?;
                 free.insert(Encoded { bytes, children });
             }
         }
-        Ok(Messages { digests: made, distinct })
+        let stored = HashSet::new();
+        Ok(Messages { digests: made, distinct, bytes_left: bytes_max, bytes_max, stored })
     }
 
     /// Stores what describes the directory at `place`, in the format that was asked for.
     pub fn store(
-        &self,
+        &mut self,
         place: usize,
         path: String,
         format: OutputDirectoryFormat,
@@ -83,16 +85,24 @@ impl Messages {
     ) -> Result<OutputDirectory, HandoffError> {
         let root = self.digests[place];
         let order = self.order(root);
-        let encoded = || order.iter().filter_map(|digest| Some((digest, &self.distinct.get(digest)?.bytes)));
+        let encoded: Vec<(&Digest, &[u8])> = order
+            .iter()
+            .filter_map(|digest| Some((digest, self.distinct.get(digest)?.bytes.as_slice())))
+            .collect();
         let (mut tree_digest, mut root_directory_digest) = (None, None);
         if format != OutputDirectoryFormat::DirectoryOnly {
-            let tree = encode::tree(encoded().map(|(_, bytes)| bytes.as_slice()));
+            let bytes: u64 = encoded.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+            let left = self.bytes_left.checked_sub(bytes);
+            self.bytes_left = left.ok_or_else(|| too_much(&path, self.bytes_max))?;
+            let tree = encode::tree(encoded.iter().map(|(_, bytes)| *bytes));
             tree_digest = Some(cas.put_bytes(root.function, &tree)?);
         }
         if format != OutputDirectoryFormat::TreeOnly {
             // A directory is never in the store before those that it names.
-            for (digest, bytes) in encoded().collect::<Vec<_>>().into_iter().rev() {
-                cas.put(*digest, bytes)?;
+            for (digest, bytes) in encoded.into_iter().rev() {
+                if self.stored.insert(*digest) {
+                    cas.put(*digest, bytes)?;
+                }
             }
             root_directory_digest = Some(root);
         }
@@ -123,6 +133,11 @@ impl Messages {
         order.reverse();
         order
     }
+}
+
+fn too_much(path: &str, max: u64) -> HandoffError {
+    let path = if path.is_empty() { "." } else { path };
+    HandoffError::TooMuch { path: PathBuf::from(path), unit: "bytes of directories", max }
 }
 
 /// The digest of a file; `None` only if it was never taken, which ends a handoff before.

@@ -141,7 +141,7 @@ pub fn hand_off(request: &HandoffRequest<'_>) -> Result<HandedOff, HandoffError>
     }
     if !directories.is_empty() {
         let max = request.limits.message_bytes_max;
-        let messages = Messages::new(walk.dirs, &digests, request.function, max)?;
+        let mut messages = Messages::new(walk.dirs, &digests, request.function, max)?;
         for (place, path) in directories {
             let format = request.command.output_directory_format;
             done.directories.push(messages.store(place, path, format, request.cas)?);

@@ -73,6 +73,13 @@ fn o05_depth_and_width_are_done_or_refused_by_limit() {
     assert_eq!(scene.hand_off(&["l0"]).unwrap().symlinks[0].target, "l1");
     scene.limits = HandoffLimits { message_bytes_max: 100, ..HandoffLimits::DEFAULT };
     scene.refused(&[""], "more than 100 bytes of directories");
+    // Outputs that overlap are counted as often as they are told.
+    scene.limits = HandoffLimits::DEFAULT;
+    let unlimited = scene.hand_off(&[""]).unwrap();
+    let whole: u64 = scene.tree(&unlimited.directories[0])[0].len() as u64;
+    scene.limits = HandoffLimits { message_bytes_max: whole, ..HandoffLimits::DEFAULT };
+    assert!(scene.hand_off(&[""]).is_ok());
+    scene.refused(&["", ""], "bytes of directories");
     scene.limits = HandoffLimits { entries_max: 60, ..HandoffLimits::DEFAULT };
     scene.refused(&[""], "more than 60 entries");
 }
