@@ -32,10 +32,11 @@ mod writer;
 pub use entry::CachedResult;
 pub use error::CacheError;
 
-use crate::action::Digest;
+use crate::action::{Digest, DigestFunction};
 use crate::cas::Cas;
 use bytes::Bytes;
 use changes::Change;
+use decode::ReferenceError;
 use disk::{Bounds, Disk};
 use entry::{Entry, Key};
 use hot::Hot;
@@ -163,6 +164,18 @@ impl ActionCache {
         handle.incomplete.fetch_add(1, Ordering::Relaxed);
         self.forget(&key, entry.stamp);
         Ok(None)
+    }
+
+    /// The blobs that a result needs, also those within its trees, which are read from the store.
+    ///
+    /// # Errors
+    /// [`ReferenceError`]: such a result is not to be cached.
+    pub fn references(
+        &self,
+        function: DigestFunction,
+        encoded: &[u8],
+    ) -> Result<Vec<Digest>, ReferenceError> {
+        decode::references(&self.handle.cas, function, encoded)
     }
 
     /// Keeps the result of an action, over an earlier one. Does not wait for the disk.

@@ -12,6 +12,7 @@ pub mod keep;
 pub mod reexec;
 pub mod run;
 pub mod run_args;
+pub mod serve;
 pub mod serve_args;
 pub mod signals;
 pub mod stats;
@@ -45,6 +46,8 @@ pub enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Print the configuration of the server, and where each value came from
     Config(Box<config::ConfigArgs>),
+    /// Serve actions to Bazel and every other client of REAPI v2
+    Serve(Box<serve_args::ServeArgs>),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -79,6 +82,7 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Explain(args) => explain::explain(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Config(args) => config::config(&args),
+        Verb::Serve(args) => serve::serve(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

@@ -125,6 +125,11 @@ impl Tokens {
         self.names.get(&hash_of(token)).map(String::as_str)
     }
 
+    /// The hashes of all tokens, by SHA-256.
+    pub fn hashes(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.names.keys().copied()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -16,5 +16,5 @@ pub mod view;
 pub use executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
 pub use local::{Executed, LocalAction, Phases, execute};
 pub use platform::{Offer, Platform, PlatformError};
-pub use sandboxed::{Sandboxed, SandboxedOptions};
+pub use sandboxed::{Allowance, Sandboxed, SandboxedOptions};
 pub use view::{Strategy, View};

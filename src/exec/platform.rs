@@ -41,8 +41,10 @@ pub struct Offer {
     pub network: Network,
     /// Whether an action may ask for the host's network.
     pub host_network: bool,
-    /// The limits of every action; an action can only ask for less.
+    /// The limits of every action; an action can only ask for less, but for memory.
     pub limits: Limits,
+    /// The memory that an action may ask for; `None`: any.
+    pub memory_bytes_max: Option<u64>,
 }
 
 /// Reads the properties.
@@ -64,8 +66,7 @@ pub fn platform(properties: &[(String, String)], offer: &Offer) -> Result<Platfo
                 _ => return Err(refuse("`off` and `standard` are known".to_owned())),
             },
             "fulgurite-memory-bytes" => {
-                let max = &mut asked.limits.memory_bytes_max;
-                *max = Some(less(value, *max).map_err(refuse)?);
+                asked.limits.memory_bytes_max = Some(less(value, offer.memory_bytes_max).map_err(refuse)?);
             }
             "fulgurite-cpu-milli" => {
                 let max = &mut asked.limits.cpu_milli_max;
@@ -102,7 +103,10 @@ mod tests {
         let owned: Vec<(String, String)> =
             properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let limits = Limits { memory_bytes_max: Some(1 << 30), ..Limits::default() };
-        platform(&owned, &Offer { network: Network::Loopback, host_network, limits })
+        platform(
+            &owned,
+            &Offer { network: Network::Loopback, host_network, limits, memory_bytes_max: Some(1 << 30) },
+        )
     }
 
     #[test]

@@ -25,6 +25,7 @@ use fulgurite_sandbox::sandbox::Action;
 use fulgurite_sandbox::spec::SandboxSpec;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,12 +40,21 @@ pub struct SandboxedOptions {
     pub worker: String,
     /// What every sandbox is like, but for tenant and network.
     pub spec: SandboxSpec,
-    /// What an action may ask for.
+    /// What actions may ask for, by tenant. Nobody else has any run.
+    pub tenants: HashMap<String, Allowance>,
+    /// How many run at a time.
+    pub slots: usize,
+}
+
+/// What the actions of a tenant may ask for.
+#[derive(Clone, Debug)]
+pub struct Allowance {
+    /// Network and limits.
     pub offer: Offer,
     /// Time of an action that asks for none.
     pub timeout_default: Duration,
-    /// How many run at a time.
-    pub slots: usize,
+    /// Time that an action may ask for.
+    pub timeout_max: Duration,
 }
 
 /// See the module's documentation.
@@ -79,6 +89,7 @@ struct Ready {
     layer: Layer,
     mount: OwnedFd,
     platform: Platform,
+    timeout: Duration,
 }
 
 impl Sandboxed {
@@ -104,7 +115,15 @@ impl Sandboxed {
             [] => &job.command.platform,
             own => own,
         };
-        let platform = platform(properties, &self.options.offer)?;
+        let Some(allowance) = self.options.tenants.get(&job.tenant) else {
+            return Err(Verdict::FailedPrecondition(format!("instance {:?} executes nothing", job.tenant)));
+        };
+        let timeout = job.action.timeout.unwrap_or(allowance.timeout_default);
+        if timeout > allowance.timeout_max {
+            let (asked, max) = (timeout.as_secs(), allowance.timeout_max.as_secs());
+            return Err(Verdict::Invalid(format!("a timeout of {asked} s is too long: at most {max} s")));
+        }
+        let platform = platform(properties, &allowance.offer)?;
         result.timeline.input_fetch_start = Some(now());
         let staged = self.stager.stage(&job.tenant, &job.action.input_root_digest)?;
         let known = if staged.known { "known" } else { "new" };
@@ -122,7 +141,7 @@ impl Sandboxed {
         match self.view(job, &staged, &layer, owner, id) {
             Ok(mount) => {
                 result.timeline.input_fetch_completed = Some(now());
-                Ok(Ready { staged, lease, layer, mount, platform })
+                Ok(Ready { staged, lease, layer, mount, platform, timeout })
             }
             Err(verdict) => {
                 self.remove(layer);
@@ -199,7 +218,7 @@ impl Sandboxed {
             stderr: err.writer(),
             work: Some(ready.mount.as_fd()),
             limits: &ready.platform.limits,
-            timeout: Some(job.action.timeout.unwrap_or(self.options.timeout_default)),
+            timeout: Some(ready.timeout),
             kill_delay: Duration::ZERO,
             terminal: false,
             fail_at: 0,

@@ -78,8 +78,8 @@ pub struct Access {
 /// A bearer token.
 #[derive(Clone)]
 pub struct Token {
-    /// What follows `Bearer ` in the header `authorization`.
-    pub secret: String,
+    /// SHA-256 of what follows `Bearer ` in the header `authorization`.
+    pub sha256: [u8; 32],
     /// How far it reaches.
     pub reach: Reach,
 }

@@ -53,7 +53,7 @@ pub enum PlatformError {
 }
 
 /// Properties that ask for nothing which a single machine could fail to give, or that the executor understands.
-const UNDERSTOOD: [&str; 26] = [
+const UNDERSTOOD: [&str; 29] = [
     "container-image",
     "dockerNetwork",
     "network",
@@ -73,6 +73,9 @@ const UNDERSTOOD: [&str; 26] = [
     "termination-grace-period",
     "recycle-runner",
     "preserve-workspace",
+    "fulgurite-memory-bytes",
+    "fulgurite-cpu-milli",
+    "fulgurite-pids",
     "persistentWorkerKey",
     "persistentWorkerProtocol",
     "persistentWorkerTool",
@@ -86,21 +89,18 @@ impl PlatformOffer {
     /// What a machine like this one offers.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        let isa: &[&str] = match std::env::consts::ARCH {
-            "x86_64" => &["x86-64", "x86-32"],
-            "aarch64" => &["arm-a64"],
-            _ => &[],
+        // Foreign ABIs are refused by the sandbox, so that x86-32 is not among them.
+        let (isa, arch): (&[&str], &[&str]) = match std::env::consts::ARCH {
+            "x86_64" => (&["x86-64"], &["x86_64", "amd64"]),
+            "aarch64" => (&["arm-a64"], &["aarch64", "arm64"]),
+            _ => (&[], &[]),
         };
         let any = |name: &&str| OfferedProperty { name: (*name).to_owned(), values: OfferedValues::Any };
         let one_of = |name: &str, values: &[&str]| OfferedProperty {
             name: name.to_owned(),
             values: OfferedValues::OneOf(values.iter().map(|value| (*value).to_owned()).collect()),
         };
-        let mut properties = vec![
-            one_of("OSFamily", &["linux"]),
-            one_of("ISA", isa),
-            one_of("Arch", &[std::env::consts::ARCH, "amd64", "arm64"]),
-        ];
+        let mut properties = vec![one_of("OSFamily", &["linux"]), one_of("ISA", isa), one_of("Arch", arch)];
         properties.extend(UNDERSTOOD.iter().map(any));
         PlatformOffer { properties }
     }

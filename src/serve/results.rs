@@ -1,6 +1,7 @@
 //! What `serve` asks of an action cache, and a simple one in memory.
 
 use crate::action::Digest;
+use crate::cache::ActionCache;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +18,8 @@ pub struct ResultsError {
 
 /// Encoded `ActionResult`s by tenant and action. Calls may block for as long as a small read or write takes.
 pub trait Results: Send + Sync + std::fmt::Debug {
-    /// The result of an action. Whether the blobs that it names are there is for the caller to find out.
+    /// The result of an action. Whether the blobs that it names are there is for the caller to find out, unless
+    /// [`Results::gives_whole_ones`].
     ///
     /// # Errors
     /// [`ResultsError`].
@@ -28,6 +30,31 @@ pub trait Results: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`ResultsError`].
     fn put(&self, tenant: &str, action: &Digest, result: Bytes) -> Result<(), ResultsError>;
+
+    /// Whether all that a result names is there when [`Results::get`] gives it.
+    fn gives_whole_ones(&self) -> bool {
+        false
+    }
+}
+
+impl Results for ActionCache {
+    fn get(&self, tenant: &str, action: &Digest) -> Result<Option<Bytes>, ResultsError> {
+        let failed = |error: crate::cache::CacheError| ResultsError {
+            what: "read the action cache".to_owned(),
+            why: error.to_string(),
+        };
+        Ok(ActionCache::get(self, tenant, action).map_err(failed)?.map(|found| found.encoded))
+    }
+
+    fn put(&self, tenant: &str, action: &Digest, result: Bytes) -> Result<(), ResultsError> {
+        let failed = |why: String| ResultsError { what: "write the action cache".to_owned(), why };
+        let references = self.references(action.function, &result).map_err(|why| failed(why.to_string()))?;
+        ActionCache::put(self, tenant, action, result, references).map_err(|why| failed(why.to_string()))
+    }
+
+    fn gives_whole_ones(&self) -> bool {
+        true
+    }
 }
 
 /// Results that are gone with the process: for tests, and for an instance that shall remember nothing.

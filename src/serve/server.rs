@@ -126,11 +126,16 @@ impl Server {
         self.context.metrics.clone()
     }
 
-    /// Serves until `shutdown` is over, then ends in order.
+    /// Serves until `shutdown` is over, then ends in order; once `hurry` is over, running actions are waited for no
+    /// longer.
     ///
     /// # Errors
     /// [`ServeError::Tls`]; nothing that a peer does.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
         let Server { listeners, uids, limits, drain_for, context, gate, health } = self;
         let (shutting, shut) = watch::channel(false);
         let (closing, closed) = watch::channel(false);
@@ -160,7 +165,7 @@ impl Server {
         serve_until(&context, shutdown).await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         shutting.send_replace(true);
-        let is_quiet = drain(&context, drain_for).await;
+        let is_quiet = drain(&context, drain_for, hurry).await;
         // After the last answer was given: closing earlier would cut the streams of those who wait.
         closing.send_replace(true);
         let all = async { while tasks.join_next().await.is_some() {} };
@@ -196,15 +201,17 @@ async fn serve_until(context: &Context, shutdown: impl Future<Output = ()>) {
 }
 
 /// Lets running actions end; after `drain_for` they are killed. Whether all have ended.
-async fn drain(context: &Context, drain_for: Duration) -> bool {
+async fn drain(context: &Context, drain_for: Duration, hurry: impl Future<Output = ()>) -> bool {
     let Some(engine) = &context.engine else { return true };
     engine.drain();
     let mut active = engine.active();
     let mut idle = async || {
         let _ = active.wait_for(|active| *active == 0).await;
     };
-    if tokio::time::timeout(drain_for, idle()).await.is_ok() {
-        return true;
+    tokio::select! {
+        () = idle() => return true,
+        () = tokio::time::sleep(drain_for) => {}
+        () = hurry => {}
     }
     engine.kill_all();
     tokio::time::timeout(limits::KILLED_WITHIN, idle()).await.is_ok()

@@ -151,9 +151,10 @@ impl Scene {
         let channel = connect(dir.path());
         let metrics = server.metrics();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(server.run(async {
+        let end = async {
             let _ = stopped.await;
-        }));
+        };
+        let serving = tokio::spawn(server.run(end, std::future::pending()));
         Scene { cas, dir, channel, metrics, results, stop: Some(stop), serving }
     }
 

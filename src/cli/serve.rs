@@ -1,0 +1,344 @@
+//! `fulgurite serve`: the daemon, put together from its configuration.
+//!
+//! ```text
+//!   configuration ─► runtime (zygote) ─► store, action cache, stager, pool ─► executor ─► server
+//!   SIGTERM, Ctrl-C: nothing new is taken, what runs may end ─► a second one: it is killed ─► all is closed
+//!   state directory
+//!     store/  action-cache.redb  roots/  layers/  spools/
+//! ```
+//! What is printed on standard output is where it listens, a line an address, once clients can come; the log goes to
+//! standard error.
+use super::serve_args::ServeArgs;
+use super::signals::BlockedSignals;
+use crate::cache::{ActionCache, ActionCacheOptions};
+use crate::cas::{Cas, CasOptions, Durability as StoreDurability};
+use crate::config::{ActionLimits, CacheWriters, Config, Durability, NetworkPolicy, StageMode, Tokens};
+use crate::exec::{Allowance, Executor, Offer, Sandboxed, SandboxedOptions};
+use crate::failure::{Failure, put, tell};
+use crate::output::Spools;
+use crate::sched::SchedulerLimits;
+use crate::serve::{
+    Access, ActionCacheWriters, InstanceOptions, Listen, OfferedProperty, OfferedValues, PlatformOffer,
+    Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
+};
+use crate::stage::root::{Stager, StagerOptions, Way, WayChoice};
+use crate::stage::{LayerHome, Places, sweep_all};
+use fulgurite_sandbox::cgroup::Limits;
+use fulgurite_sandbox::pool::{Pool, PoolOptions};
+use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
+use fulgurite_sandbox::spec::{Network, SandboxSpec};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Threads that decode, hash small blobs and answer: the work beside them is the actions'.
+const WORKER_THREADS: usize = 2;
+
+/// Runs `fulgurite serve`.
+///
+/// # Errors
+/// When it cannot start: a mistake in the configuration, a directory that is in use, an address that is taken.
+pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
+    let resolved = args.load()?;
+    log_to_stderr(&resolved.config.log.0)?;
+    for warning in &resolved.warnings {
+        tell(format!("warning: {warning}"));
+    }
+    let config = resolved.config;
+    prepare_directory(&config.state_dir)?;
+    let signals = BlockedSignals::block();
+    let runtime = Arc::new(Runtime::start(&RuntimeOptions::default())?);
+    let (count, signaled) = watch::channel(0u32);
+    signals
+        .forward_in_background(move |_| count.send_modify(|count| *count += 1))
+        .map_err(|error| Failure::new(format!("cannot start a thread that waits for signals: {error}")))?;
+    let daemon = Daemon::assemble(&config, &runtime)?;
+    let served = daemon.serve(&config, signaled);
+    let stopped = daemon.stop(runtime);
+    served?;
+    stopped.map(|()| 0)
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::new(format!("cannot use the log filter {filter:?}: {error}")))?;
+    // A second subscriber would be a second `serve` in one process, which there is not.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    Ok(())
+}
+
+/// Makes the state directory for us alone.
+fn prepare_directory(path: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(format!("cannot use the state directory {}: {error}", path.display()))
+            .hint(Some("choose one of your own with --state-dir"))
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o022 != 0 {
+        let shown = path.display();
+        return Err(Failure::new(format!("cannot use the state directory {shown}: others may write to it"))
+            .hint(Some(format!("chmod 0700 {shown}"))));
+    }
+    Ok(())
+}
+
+/// What a daemon is made of.
+struct Daemon {
+    cas: Cas,
+    results: ActionCache,
+    pool: Pool,
+    executor: Arc<dyn Executor>,
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(error.to_string())
+}
+
+impl Daemon {
+    fn assemble(config: &Config, runtime: &Arc<Runtime>) -> Result<Daemon, Failure> {
+        let dir = &config.state_dir;
+        let store = &config.store;
+        let options = CasOptions { dir: dir.join("store"), size_bytes_max: store.size_bytes_max.0 };
+        let durability = match store.durability {
+            Durability::Process => StoreDurability::Process,
+            Durability::Power => StoreDurability::Power,
+        };
+        let cas = Cas::open_durable(&options, durability).map_err(failed)?;
+        let entries = ActionCacheOptions {
+            entries_max: store.action_cache_entries_max,
+            size_bytes_max: store.action_cache_bytes_max.0,
+            hot_bytes_max: store.action_cache_memory_bytes_max.0,
+        };
+        let results = ActionCache::open(dir, cas.clone(), &entries).map_err(failed)?;
+        let way = match config.execution.stage {
+            StageMode::Auto => WayChoice::Auto,
+            StageMode::Composefs => WayChoice::Forced(Way::Composefs),
+            StageMode::DirectoryCache => WayChoice::Forced(Way::DirectoryCache),
+            StageMode::Copy => WayChoice::Forced(Way::Copy),
+        };
+        let options = StagerOptions { way, ..StagerOptions::default() };
+        let stager = Stager::open(cas.clone(), &dir.join("roots"), runtime, options)
+            .map_err(|error| failed(&error).hint(error.hint()))?;
+        for (way, why) in stager.passed_over() {
+            tracing::info!("inputs are not staged by {way}: {why}");
+        }
+        let slots = usize::try_from(config.execution.slots).unwrap_or(1);
+        let pool = Pool::new(runtime.clone(), PoolOptions { sandboxes_max: slots, idle_max: slots })
+            .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
+        let executor = Arc::new(executor(config, &cas, stager, &pool)?);
+        Ok(Daemon { cas, results, pool, executor })
+    }
+
+    fn serve(&self, config: &Config, signaled: watch::Receiver<u32>) -> Result<(), Failure> {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKER_THREADS)
+            .thread_name("fulgurite-serve")
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
+        let options = self.options(config)?;
+        tokio.block_on(async {
+            let server = Server::bind(options, Some(self.executor.clone())).await.map_err(failed)?;
+            put(&listening(config, &server.addresses()))?;
+            let after = |count: u32| {
+                let mut signaled = signaled.clone();
+                async move {
+                    // The sender lives as long as the process.
+                    let _ = signaled.wait_for(|seen| *seen >= count).await;
+                    match count {
+                        1 => tracing::info!("ending: running actions may finish; a second signal kills them"),
+                        _ => tracing::info!("ending at once"),
+                    }
+                }
+            };
+            server.run(after(1), after(2)).await.map_err(failed)
+        })
+    }
+
+    fn options(&self, config: &Config) -> Result<ServeOptions, Failure> {
+        let mut listen = Vec::new();
+        for place in &config.listen {
+            listen.extend(places(place, config)?);
+        }
+        let instances = config.instances.iter().map(|(name, instance)| InstanceOptions {
+            name: name.clone(),
+            cas: self.cas.clone(),
+            results: Arc::new(self.results.clone()),
+            execution: instance.execution,
+            writers: match instance.action_cache_writers {
+                CacheWriters::Executor => ActionCacheWriters::Executor,
+                CacheWriters::Clients => ActionCacheWriters::Clients,
+            },
+            platform: platform(config),
+        });
+        let longest = config.instances.keys().filter_map(|name| config.limits_of(name));
+        let longest = longest.map(|limits| limits.timeout_max).max().unwrap_or(config.execution.timeout_max);
+        Ok(ServeOptions {
+            listen,
+            access: access(config)?,
+            instances: instances.collect(),
+            limits: ServeLimits { timeout_max: longest, ..ServeLimits::default() },
+            scheduler: SchedulerLimits {
+                queued_per_tenant: usize::try_from(config.execution.queue_max).unwrap_or(usize::MAX),
+                ..SchedulerLimits::default()
+            },
+            drain_for: config.drain_timeout,
+        })
+    }
+
+    /// Gives everything back. What cannot be is found by the next start.
+    fn stop(self, runtime: Arc<Runtime>) -> Result<(), Failure> {
+        let Daemon { cas, results, pool, executor } = self;
+        drop(executor);
+        let closed = results.close().map_err(failed);
+        drop(results);
+        cas.close();
+        let pool = pool.stop();
+        let runtime = Arc::into_inner(runtime).map_or(Ok(()), Runtime::stop);
+        pool?;
+        runtime?;
+        closed
+    }
+}
+
+fn executor(config: &Config, cas: &Cas, stager: Stager, pool: &Pool) -> Result<Sandboxed, Failure> {
+    let uid = rustix::process::geteuid().as_raw();
+    let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
+    match sweep_all(&places) {
+        Ok(swept) if swept.removed > 0 => tracing::info!("{} old layers are removed", swept.removed),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "old layers cannot be removed"),
+    }
+    let layers = LayerHome::choose(&places, cas.objects()).map_err(failed)?;
+    let spools = Spools::new(directory(&config.state_dir.join("spools"))?)
+        .map_err(failed)?
+        .keeping(config.execution.stdout_bytes_max.0);
+    let tenants = config
+        .instances
+        .keys()
+        .filter_map(|name| config.limits_of(name).map(|limits| (name.clone(), allowance(config, &limits))));
+    let slots = usize::try_from(config.execution.slots).unwrap_or(1);
+    let spec = SandboxSpec::default();
+    let options = SandboxedOptions {
+        worker: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        spec: spec.clone(),
+        tenants: tenants.collect(),
+        slots,
+    };
+    // The first tenant's first actions find their sandboxes ready.
+    if let Some(tenant) = options.tenants.keys().min() {
+        let network = network(config.execution.network);
+        pool.prepare(&SandboxSpec { tenant: tenant.clone(), network, ..spec }, slots)?;
+    }
+    Sandboxed::new(pool.clone(), cas.clone(), stager, layers, spools, options)
+        .map_err(|errno| Failure::new(format!("cannot open /dev/null: {errno}")))
+}
+
+fn network(policy: NetworkPolicy) -> Network {
+    match policy {
+        NetworkPolicy::None => Network::None,
+        NetworkPolicy::Loopback => Network::Loopback,
+        NetworkPolicy::Host => Network::Host,
+    }
+}
+
+fn allowance(config: &Config, limits: &ActionLimits) -> Allowance {
+    let execution = &config.execution;
+    Allowance {
+        offer: Offer {
+            network: network(execution.network),
+            host_network: execution.network == NetworkPolicy::Host,
+            limits: Limits {
+                memory_bytes_max: limits.memory_default.map(|bytes| bytes.0),
+                cpu_milli_max: execution.cpus.map(|cpus| cpus.0),
+                pids_max: Some(execution.pids_max),
+                ..Limits::default()
+            },
+            memory_bytes_max: limits.memory_max.map(|bytes| bytes.0),
+        },
+        timeout_default: limits.timeout_default,
+        timeout_max: limits.timeout_max,
+    }
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, Failure> {
+    let failed = |why: String| Failure::new(format!("cannot use {}: {why}", path.display()));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| failed(error.to_string()))?;
+    rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed(errno.to_string()))
+}
+
+/// What is on offer: what any such machine has, with what the configuration says in its place.
+fn platform(config: &Config) -> PlatformOffer {
+    let mut offer = PlatformOffer::of_this_machine();
+    for (name, values) in &config.execution.platform {
+        offer.properties.retain(|property| !property.name.eq_ignore_ascii_case(name));
+        let values = OfferedValues::OneOf(values.clone());
+        offer.properties.push(OfferedProperty { name: name.clone(), values });
+    }
+    offer
+}
+
+fn places(place: &crate::config::Listen, config: &Config) -> Result<Vec<Listen>, Failure> {
+    match place {
+        crate::config::Listen::Unix(path) => {
+            if let Some(parent) = path.parent() {
+                directory(parent)?;
+            }
+            Ok(vec![Listen::Unix { path: path.clone(), mode: 0o600 }])
+        }
+        crate::config::Listen::Tcp { host, port } => {
+            let found = (host.as_str(), *port).to_socket_addrs();
+            let found = found.map_err(|error| Failure::new(format!("cannot listen at {place}: {error}")))?;
+            let tls = tls(config)?;
+            Ok(found.map(|address| Listen::Tcp { address, tls: tls.clone() }).collect())
+        }
+    }
+}
+
+fn tls(config: &Config) -> Result<Option<TlsOptions>, Failure> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
+    };
+    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else { return Ok(None) };
+    Ok(Some(TlsOptions {
+        certificate_pem: read(certificate)?,
+        key_pem: read(key)?,
+        client_authorities_pem: config.tls.client_ca.as_deref().map(read).transpose()?,
+    }))
+}
+
+fn access(config: &Config) -> Result<Access, Failure> {
+    let Some(path) = &config.tokens_file else { return Ok(Access::default()) };
+    let tokens = Tokens::load(path).map_err(|error| failed(&error).hint(error.hint()))?;
+    if tokens.is_empty() {
+        let shown = path.display();
+        return Err(Failure::new(format!("nobody could connect: {shown} has no token")));
+    }
+    let tokens = tokens.hashes().map(|sha256| Token { sha256, reach: Reach::Every });
+    Ok(Access { tokens: tokens.collect(), ..Access::default() })
+}
+
+/// A line for each address, as clients take it.
+fn listening(config: &Config, addresses: &[SocketAddr]) -> String {
+    let mut lines = String::new();
+    for place in &config.listen {
+        if let crate::config::Listen::Unix(_) = place {
+            lines.push_str(&format!("listening on {place}\n"));
+        }
+    }
+    for address in addresses {
+        lines.push_str(&format!("listening on {address}\n"));
+    }
+    lines
+}
