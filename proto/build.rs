@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "buck2/worker.proto",
     "buildbarn/resourceusage/resourceusage.proto",
+    "fulgurite/v1/details.proto",
     "fulgurite/v1/local.proto",
     "google/bytestream/bytestream.proto",
     "google/rpc/error_details.proto",
@@ -25,6 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Blobs and serialized messages are passed on, not copied.
         .bytes(".build.bazel.remote.execution.v2")
         .bytes(".google.bytestream")
+        // What is digested has one encoding.
+        .btree_map(".fulgurite")
         .compile_fds(descriptors)?;
     Ok(())
 }

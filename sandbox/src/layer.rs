@@ -56,8 +56,25 @@ pub fn overlay_on_detached(
 /// # Errors
 /// The kernel's: `EINVAL` where a layer's filesystem cannot be one (for instance an overlay without xattrs as upper).
 pub fn overlay(layers: &Layers<'_>, features: &Features) -> Result<OwnedFd> {
+    configured(layers, None, features)
+}
+
+/// As [`overlay`], with a layer below all others of which no name is seen: files of `lower` say by their xattrs where
+/// below `data` their bytes are. From Linux 6.16 on the kernel follows these from a lower layer into a data layer
+/// although redirects and metacopy are off, and nothing in `upper` is ever such a mark.
+///
+/// # Errors
+/// As [`overlay`]; kernels before 6.15 take no detached layers.
+pub fn overlay_over_data(layers: &Layers<'_>, data: BorrowedFd<'_>, features: &Features) -> Result<OwnedFd> {
+    configured(layers, Some(data), features)
+}
+
+fn configured(layers: &Layers<'_>, data: Option<BorrowedFd<'_>>, features: &Features) -> Result<OwnedFd> {
     let context = mount::overlay_context()?;
     set_layer(&context, c"lowerdir+", c"lowerdir", layers.lower, features)?;
+    if let Some(data) = data {
+        fsconfig_set_fd(context.as_fd(), c"datadir+", data)?;
+    }
     set_layer(&context, c"upperdir", c"upperdir", layers.upper, features)?;
     set_layer(&context, c"workdir", c"workdir", layers.work, features)?;
     if features.privileged {

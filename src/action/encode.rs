@@ -2,12 +2,13 @@
 //!
 //! Everything here is deterministic: one value has one encoding, since encodings are digested. Source: REAPI v2.12.
 
+use super::command::{ActionSpec, Command};
 use super::digest::Digest;
 use super::result::{ActionResult, OutputSymlink, Timeline, Usage};
 use super::tree::{Directory, NodeProperties, Timestamp};
 use bytes::Bytes;
 use fulgurite_proto::buildbarn::resourceusage::PosixResourceUsage;
-use fulgurite_proto::reapi;
+use fulgurite_proto::{reapi, v1};
 use prost::Message;
 use std::time::Duration;
 
@@ -152,12 +153,15 @@ pub fn action_result(of: &ActionResult, older_fields: bool) -> reapi::ActionResu
 #[must_use]
 pub fn metadata(worker: &str, timeline: &Timeline, usage: Option<&Usage>) -> reapi::ExecutedActionMetadata {
     let ran = timeline.execution_start.zip(timeline.execution_completed);
+    let any = |name: &str, value: Vec<u8>| prost_types::Any {
+        type_url: format!("type.googleapis.com/{name}"),
+        value,
+    };
     let auxiliary = usage.map(|usage| {
-        let posix = posix(usage);
-        prost_types::Any {
-            type_url: "type.googleapis.com/buildbarn.resourceusage.POSIXResourceUsage".to_owned(),
-            value: posix.encode_to_vec(),
-        }
+        [
+            any("buildbarn.resourceusage.POSIXResourceUsage", posix(usage).encode_to_vec()),
+            any("fulgurite.v1.ExecutionDetails", details(usage).encode_to_vec()),
+        ]
     });
     reapi::ExecutedActionMetadata {
         worker: worker.to_owned(),
@@ -171,7 +175,7 @@ pub fn metadata(worker: &str, timeline: &Timeline, usage: Option<&Usage>) -> rea
         virtual_execution_duration: ran.and_then(|(start, end)| between(start, end)).map(duration),
         output_upload_start_timestamp: timeline.output_upload_start.map(timestamp),
         output_upload_completed_timestamp: timeline.output_upload_completed.map(timestamp),
-        auxiliary_metadata: auxiliary.into_iter().collect(),
+        auxiliary_metadata: auxiliary.into_iter().flatten().collect(),
     }
 }
 
@@ -185,8 +189,63 @@ fn posix(usage: &Usage) -> PosixResourceUsage {
     }
 }
 
+fn details(usage: &Usage) -> v1::ExecutionDetails {
+    let handoff = usage.handoff;
+    v1::ExecutionDetails {
+        enforced: usage.enforced.iter().cloned().collect(),
+        staging: usage.staging.clone().unwrap_or_default(),
+        handoff: Some(v1::HandoffCounts {
+            renamed: handoff.renamed,
+            known: handoff.known,
+            copied: handoff.copied,
+            bytes_copied: handoff.bytes_copied,
+        }),
+        memory_peak_bytes: usage.peak_bytes,
+        stragglers: usage.stragglers,
+    }
+}
+
 /// The time from `start` to `end`; `None` if the clock was set back between them.
 fn between(start: Timestamp, end: Timestamp) -> Option<Duration> {
     let nanos = |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     u64::try_from(nanos(end) - nanos(start)).ok().map(Duration::from_nanos)
+}
+
+/// An encoded Command. Outputs are named by `output_paths`.
+#[must_use]
+pub fn command(of: &Command) -> Vec<u8> {
+    let pair = |(name, value): &(String, String)| reapi::command::EnvironmentVariable {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    let mut outputs: Vec<String> = of.outputs.iter().map(|output| output.declared.clone()).collect();
+    outputs.sort();
+    let directory = of.working_directory.as_ref();
+    let message = reapi::Command {
+        arguments: of.arguments.clone(),
+        environment_variables: of.environment.iter().map(pair).collect(),
+        output_paths: outputs,
+        working_directory: directory.map(|path| path.as_path().display().to_string()).unwrap_or_default(),
+        ..reapi::Command::default()
+    };
+    message.encode_to_vec()
+}
+
+/// An encoded Action. `salt` sets it apart from others that are the same.
+#[must_use]
+pub fn action(of: &ActionSpec, salt: &[u8]) -> Vec<u8> {
+    let property = |(name, value): &(String, String)| reapi::platform::Property {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    let message = reapi::Action {
+        command_digest: Some(digest(&of.command_digest)),
+        input_root_digest: Some(digest(&of.input_root_digest)),
+        timeout: of.timeout.map(duration),
+        do_not_cache: of.do_not_cache,
+        salt: Bytes::copy_from_slice(salt),
+        platform: (!of.platform.is_empty())
+            .then(|| reapi::Platform { properties: of.platform.iter().map(property).collect() }),
+    };
+    message.encode_to_vec()
 }

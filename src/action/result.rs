@@ -84,6 +84,8 @@ pub struct Usage {
     pub staging: Option<String>,
     /// Outputs that were renamed into the store, and those that had to be copied.
     pub handoff: Handoff,
+    /// Processes that the command had left behind and that were killed.
+    pub stragglers: u32,
 }
 
 /// How outputs came into the store.

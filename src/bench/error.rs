@@ -41,11 +41,23 @@ pub enum BenchError {
         /// What happened.
         why: String,
     },
+    /// The store or the stager could not be had.
+    #[error(transparent)]
+    Stage(#[from] crate::stage::root::StageRootError),
+    /// A blob could not be stored.
+    #[error(transparent)]
+    Cas(#[from] crate::cas::CasError),
     /// There is no place for temporary files.
     #[error("cannot mount a tmpfs for temporary files: none of {tried} can be used")]
     NoScratch {
         /// The directories that were tried.
         tried: String,
+    },
+    /// The daemon did not do what it should.
+    #[error("the daemon: {why}")]
+    Server {
+        /// What happened.
+        why: String,
     },
     /// A file was asked for whose directory hides it.
     #[error("cannot use {}: {why}", path.display())]
@@ -68,6 +80,7 @@ impl BenchError {
     pub fn hint(&self) -> Option<String> {
         match self {
             BenchError::Sandbox(error) => error.hint(),
+            BenchError::Stage(error) => error.hint().map(str::to_owned),
             BenchError::NoProgram { remedy, .. } => Some((*remedy).to_owned()),
             BenchError::NoScratch { .. } => Some("choose a directory with --layer-dir".to_owned()),
             _ => None,

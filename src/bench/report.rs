@@ -37,19 +37,33 @@ impl HostReport {
     /// Describes this host.
     #[must_use]
     pub fn now(runtime: &Runtime, filesystem: String) -> Self {
+        let features = runtime.features();
+        let mut report = HostReport::of(runtime.cgroup_host().layout, filesystem);
+        if !features.cgroup_v2 && !features.shares_memory_cgroup {
+            report.cgroup = "none";
+        }
+        report
+    }
+
+    /// Describes this host, where the sandboxes are another process's.
+    #[must_use]
+    pub fn of(layout: Layout, filesystem: String) -> Self {
         let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
-        let features = runtime.features();
-        let cgroup = match runtime.cgroup_host().layout {
-            _ if !features.cgroup_v2 && !features.shares_memory_cgroup => "none",
+        let cgroup = match layout {
             Layout::V2 => "v2",
             Layout::Hybrid => "hybrid",
             Layout::V1 => "v1",
             Layout::None => "none",
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        HostReport { kernel: features.kernel.clone(), cores, cgroup, filesystem, load }
+        HostReport { kernel: kernel_release(), cores, cgroup, filesystem, load }
     }
+}
+
+/// `uname -r`.
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// What one case gave.
@@ -157,7 +171,10 @@ impl Series {
 }
 
 /// The order in which phases happen, for people.
-const PHASES: [&str; 8] = ["create", "mount", "start", "run", "quiet", "collect", "reset", "destroy"];
+const PHASES: [&str; 12] = [
+    "create", "mount", "start", "run", "quiet", "collect", "reset", "destroy", "stage", "open", "reopen",
+    "remove",
+];
 
 impl fmt::Display for HostReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,7 +221,8 @@ impl Report {
                 .iter()
                 .filter_map(|who| Some(format!("{who} {}", part(&format!("cpu_{who}_us"))?)))
                 .collect();
-            let workload = case.params.get("workload").map_or("", String::as_str);
+            let of = ["workload", "files", "state"].iter().filter_map(|key| case.params.get(key));
+            let workload = of.map(String::as_str).collect::<Vec<_>>().join(" ");
             let limits = case.limits.as_deref().unwrap_or("none");
             write!(f, "\n{} {workload}: {}", case.name, phases.join(", "))?;
             write!(f, "\n  CPU: {}; limits: {limits}", cpu.join(", "))?;

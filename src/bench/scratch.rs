@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// Directories that exist everywhere and that neither a compiler nor we need.
 const COVERED: [&str; 4] = ["/dev/shm", "/mnt", "/media", "/srv"];
 /// What directories of ours are called; a pid follows.
-const PREFIX: &str = "fulgurite-bench-";
+pub(super) const PREFIX: &str = "fulgurite-bench-";
 
 /// A place for temporary files. Dropping it removes it.
 #[derive(Debug)]
@@ -91,15 +91,20 @@ impl Scratch {
     /// The name of the filesystem that it is on.
     #[must_use]
     pub fn filesystem(&self) -> String {
-        let Ok(found) = rustix::fs::statfs(&self.path) else { return "unknown".to_owned() };
-        match found.f_type {
-            0x0102_1994 => "tmpfs".to_owned(),
-            0xef53 => "ext4".to_owned(),
-            0x5846_5342 => "xfs".to_owned(),
-            0x9123_683e => "btrfs".to_owned(),
-            0x794c_7630 => "overlay".to_owned(),
-            other => format!("{other:#x}"),
-        }
+        name_of(&self.path)
+    }
+}
+
+/// The name of the filesystem that a path is on.
+pub(super) fn name_of(path: &Path) -> String {
+    let Ok(found) = rustix::fs::statfs(path) else { return "unknown".to_owned() };
+    match found.f_type {
+        0x0102_1994 => "tmpfs".to_owned(),
+        0xef53 => "ext4".to_owned(),
+        0x5846_5342 => "xfs".to_owned(),
+        0x9123_683e => "btrfs".to_owned(),
+        0x794c_7630 => "overlay".to_owned(),
+        other => format!("{other:#x}"),
     }
 }
 
@@ -118,7 +123,7 @@ impl Drop for Scratch {
     }
 }
 
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 

@@ -2,17 +2,23 @@
 //!
 //! ```text
 //!   O_TMPFILE ─ write, hash ─► linkat into objects        bytes that come from a peer
-//!   sealed file ─ hash through its descriptor ─► renameat  an output
+//!   sealed file ─ make it ours, hash through its descriptor ─► renameat      an output
 //! ```
 
-use super::{Cas, CasError};
+use super::hash::{hash_file, read_file};
+use super::places::{Draft, errno_of};
+use super::store::Reserved;
+use super::{Cas, CasError, Durability};
 use crate::action::{Digest, DigestFunction, Hasher};
-use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use crate::failpoint;
+use fulgurite_sandbox::sys::lease;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{FileType, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Write;
+use std::sync::atomic::Ordering;
 
 /// A file whose bytes nobody can change any more.
 #[derive(Clone, Copy, Debug)]
@@ -32,25 +38,27 @@ pub enum Adopted {
     Renamed,
     /// The blob was there already; the file is still where it was.
     Known,
-    /// Its bytes were copied, since it lies on another filesystem; the file is still where it was.
+    /// Its bytes were copied, since it lies on another filesystem, has another name, or is open for writing; the file
+    /// is still where it was.
     Copied,
 }
 
 /// A blob that comes in pieces.
 #[derive(Debug)]
 pub struct BlobWriter {
-    cas: Cas,
     expected: Digest,
     hasher: Hasher,
-    file: File,
+    draft: Draft,
+    // Before `cas`: what is reserved is given back while the store is open.
+    reserved: Reserved,
+    cas: Cas,
 }
 
 impl BlobWriter {
     pub(super) fn new(cas: Cas, expected: Digest) -> Result<Self, CasError> {
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&cas.inner.temporary, c".", flags, Mode::from_raw_mode(0o444))
-            .map_err(|errno| CasError::io("make a temporary file", errno))?;
-        Ok(BlobWriter { cas, expected, hasher: Hasher::new(expected.function), file: file.into() })
+        let reserved = cas.store().reserve(expected.size_bytes)?;
+        let draft = cas.store().places.draft()?;
+        Ok(BlobWriter { expected, hasher: Hasher::new(expected.function), draft, reserved, cas })
     }
 
     /// Takes more bytes.
@@ -63,8 +71,14 @@ impl BlobWriter {
             let found = self.hasher.clone().finish();
             return Err(CasError::Mismatch { expected: self.expected, found });
         }
-        self.file
-            .write_all(bytes)
+        self.write_unhashed(bytes)
+    }
+
+    /// For bytes whose digest the caller has computed itself.
+    fn write_unhashed(&mut self, bytes: &[u8]) -> Result<(), CasError> {
+        let written = failpoint::hit("cas.write").map_err(std::io::Error::from);
+        written
+            .and_then(|()| self.draft.file.write_all(bytes))
             .map_err(|error| CasError::from_io(format!("write blob {}", self.expected), &error))
     }
 
@@ -79,43 +93,47 @@ impl BlobWriter {
     /// # Errors
     /// [`CasError::Mismatch`], [`CasError::Full`], [`CasError::Io`].
     pub fn finish(self) -> Result<(), CasError> {
-        let BlobWriter { cas, expected, hasher, file } = self;
-        let found = hasher.finish();
-        if found != expected {
-            return Err(CasError::Mismatch { expected, found });
+        let found = self.hasher.clone().finish();
+        if found != self.expected {
+            return Err(CasError::Mismatch { expected: self.expected, found });
         }
-        publish(&cas, &expected, |objects, path| {
-            rustix::fs::linkat(&file, c"", objects, path, AtFlags::EMPTY_PATH)
-        })
-        .map(|_| ())
+        self.publish()
+    }
+
+    fn publish(self) -> Result<(), CasError> {
+        let BlobWriter { cas, expected, draft, reserved, .. } = self;
+        let store = cas.store();
+        sync_file(store.durability, draft.file.as_fd(), &expected)?;
+        if store.publish(&expected, |objects, path| draft.place(objects, path))? {
+            store.counters.written.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(reserved);
+        Ok(())
     }
 }
 
-/// Runs `place` until the blob stands at its path. True if it was this call that put it there.
-fn publish(
-    cas: &Cas,
-    digest: &Digest,
-    place: impl Fn(BorrowedFd<'_>, &str) -> Result<(), Errno>,
-) -> Result<bool, CasError> {
-    let path = Cas::object_path(digest);
-    let failed = |errno| CasError::io(format!("store blob {digest}"), errno);
-    match place(cas.objects(), &path) {
-        Ok(()) => return Ok(true),
-        Err(Errno::EXIST) => return Ok(false),
-        Err(Errno::NOENT) => {}
-        Err(errno) => return Err(failed(errno)),
+/// Stores a blob that is in memory whole.
+pub(super) fn put(cas: &Cas, digest: Digest, bytes: &[u8]) -> Result<(), CasError> {
+    let found = Digest::of(digest.function, bytes);
+    if found != digest {
+        return Err(CasError::Mismatch { expected: digest, found });
     }
-    for (end, _) in path.match_indices('/') {
-        match rustix::fs::mkdirat(cas.objects(), &path[..end], Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
+    if cas.store().holds(&digest)? {
+        return Ok(());
     }
-    match place(cas.objects(), &path) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
-        Err(errno) => Err(failed(errno)),
+    let mut writer = BlobWriter::new(cas.clone(), digest)?;
+    writer.write_unhashed(bytes)?;
+    writer.publish()
+}
+
+/// A failed sync is final: the blob is not stored, and the draft goes.
+fn sync_file(durability: Durability, file: BorrowedFd<'_>, digest: &Digest) -> Result<(), CasError> {
+    if durability == Durability::Power {
+        failpoint::hit("cas.fsync")
+            .and_then(|()| rustix::fs::fsync(file))
+            .map_err(|errno| CasError::io(format!("sync blob {digest}"), errno))?;
     }
+    Ok(())
 }
 
 pub(super) fn adopt(
@@ -123,36 +141,107 @@ pub(super) fn adopt(
     function: DigestFunction,
     sealed: &Sealed<'_>,
 ) -> Result<(Digest, Adopted), CasError> {
-    let failed = |error: std::io::Error| CasError::from_io("read an output", &error);
-    let mut file = File::from(sealed.file.try_clone_to_owned().map_err(failed)?);
-    file.rewind().map_err(failed)?;
-    let mut hasher = Hasher::new(function);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-    let digest = hasher.finish();
-    let placed = publish(cas, &digest, |objects, path| {
+    let store = cas.store();
+    // A descriptor of our own: it has the lease until the file is in its place, and an offset that nobody moves.
+    let Some(mut file) = own(sealed)? else {
+        return copy(cas, function, sealed);
+    };
+    let digest = hash_file(function, &mut file)?;
+    failpoint::hit("cas.adopt.hashed").map_err(|errno| CasError::io("adopt an output", errno))?;
+    let _reserved = store.reserve(digest.size_bytes)?;
+    sync_file(store.durability, file.as_fd(), &digest)?;
+    let published = store.publish(&digest, |objects, path| {
         rustix::fs::renameat_with(sealed.dir, sealed.name, objects, path, RenameFlags::NOREPLACE)
     });
-    match placed {
-        Ok(true) => Ok((digest, Adopted::Renamed)),
-        Ok(false) => Ok((digest, Adopted::Known)),
-        Err(CasError::Io { errno: Errno::XDEV, .. }) => {
-            file.rewind().map_err(failed)?;
-            let mut writer = cas.writer(digest)?;
-            loop {
-                match file.read(&mut buffer).map_err(failed)? {
-                    0 => break,
-                    count => writer.write(&buffer[..count])?,
-                }
-            }
-            writer.finish()?;
-            Ok((digest, Adopted::Copied))
+    match published {
+        Ok(true) => {
+            store.counters.renamed.fetch_add(1, Ordering::Relaxed);
+            Ok((digest, Adopted::Renamed))
         }
+        Ok(false) => {
+            store.counters.known.fetch_add(1, Ordering::Relaxed);
+            Ok((digest, Adopted::Known))
+        }
+        Err(CasError::Io { errno: Errno::XDEV, .. }) => copy(cas, function, sealed),
         Err(error) => Err(error),
     }
+}
+
+/// Makes a sealed file what a blob's file must be: ours, mode 0444, no extended attributes. None if it can't be: it
+/// has other names, or somebody has it open for writing.
+fn own(sealed: &Sealed<'_>) -> Result<Option<File>, CasError> {
+    let failed = |errno| CasError::io(format!("adopt the output {:?}", sealed.name), errno);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::openat(sealed.dir, sealed.name, flags, Mode::empty()).map_err(failed)?);
+    let stat = rustix::fs::fstat(&file).map_err(failed)?;
+    let given = rustix::fs::fstat(sealed.file).map_err(failed)?;
+    if (stat.st_dev, stat.st_ino) != (given.st_dev, given.st_ino) {
+        // Not the file that was sealed.
+        return Err(failed(Errno::STALE));
+    }
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(failed(Errno::INVAL));
+    }
+    if stat.st_nlink != 1 {
+        return Ok(None);
+    }
+    match lease::read(file.as_fd()) {
+        Ok(()) => {}
+        Err(Errno::AGAIN) => return Ok(None),
+        // No leases here, or not for us: that everything was quiet before it was sealed has to do.
+        Err(_) => {}
+    }
+    let ours = (rustix::process::geteuid(), rustix::process::getegid());
+    if (stat.st_uid, stat.st_gid) != (ours.0.as_raw(), ours.1.as_raw()) {
+        let (uid, gid): (Uid, Gid) = ours;
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(failed)?;
+    }
+    // Also after chown, which may take set-id bits away but no others.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444)).map_err(failed)?;
+    strip(&file).map_err(failed)?;
+    Ok(Some(file))
+}
+
+/// Removes all extended attributes that can be removed.
+fn strip(file: &File) -> Result<(), Errno> {
+    let mut names = [0; 1 << 10];
+    let mut long = Vec::new();
+    let names: &[u8] = match rustix::fs::flistxattr(file, &mut names) {
+        Ok(length) => &names[..length],
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(Errno::RANGE) => {
+            // The kernel's bound of a list.
+            long.resize(64 << 10, 0);
+            let length = rustix::fs::flistxattr(file, &mut long[..])?;
+            &long[..length]
+        }
+        Err(errno) => return Err(errno),
+    };
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        // A security module's label belongs to the file and not to who made it.
+        if name != c"security.selinux" {
+            rustix::fs::fremovexattr(file, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Twice read: first for the name. A writer may change it in between, which is then a mismatch and no blob.
+fn copy(cas: &Cas, function: DigestFunction, sealed: &Sealed<'_>) -> Result<(Digest, Adopted), CasError> {
+    let cloned = sealed.file.try_clone_to_owned();
+    let failed = |error| CasError::io("read an output", errno_of(&error));
+    let mut file = File::from(cloned.map_err(failed)?);
+    let digest = hash_file(function, &mut file)?;
+    let store = cas.store();
+    if cas.contains(&digest) {
+        store.counters.known.fetch_add(1, Ordering::Relaxed);
+        return Ok((digest, Adopted::Known));
+    }
+    let mut writer = cas.writer(digest)?;
+    read_file(&mut file, |bytes| writer.write(bytes))?;
+    writer.finish()?;
+    store.counters.copied.fetch_add(1, Ordering::Relaxed);
+    store.counters.bytes_copied.fetch_add(digest.size_bytes, Ordering::Relaxed);
+    Ok((digest, Adopted::Copied))
 }

@@ -1,10 +1,15 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
+use crate::bench::Report;
+use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
+use crate::bench::reapi::{ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
+use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,8 +26,12 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// Sandboxes against the bare command and the peers that are installed, interleaved in one run
     Sandbox(SandboxBenchArgs),
-    /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on filesystems made for it
+    /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on new filesystems
     Handoff(HandoffBenchArgs),
+    /// Tiny actions through the door of a daemon, against the bare command
+    Reapi(ReapiBenchArgs),
+    /// Input roots of 10 to 100,000 files: every way to stage them, against farms of links, on new filesystems
+    Stage(StageBenchArgs),
 }
 
 /// What `bench handoff` takes.
@@ -34,9 +43,41 @@ pub struct HandoffBenchArgs {
     /// Leave out larger files
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
     pub bytes_max: u64,
-    /// Directory for the images of filesystems; a tmpfs by default
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub layer_dir: Option<PathBuf>,
+    /// Directory for the sparse files of the filesystems
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
+}
+
+/// What `bench reapi` takes.
+#[derive(Args, Debug)]
+pub struct ReapiBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Actions in each block
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    pub actions: usize,
+    /// Cache hits in each block
+    #[arg(long, value_name = "COUNT", default_value_t = 2000)]
+    pub hits: usize,
+    /// Blocks of each case
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub rounds: usize,
+    /// Requests on their way at a time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 64])]
+    pub concurrency: Vec<usize>,
+    /// Input files of an action
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1])]
+    pub input_files: Vec<usize>,
+    /// Directory for the daemon's state and the floor's files
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// Come through a Unix socket instead of TCP
+    #[arg(long)]
+    pub unix: bool,
+    /// More arguments of `fulgurite serve`
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pub serve: Vec<OsString>,
 }
 
 /// What `bench sandbox` takes.
@@ -57,6 +98,34 @@ pub struct SandboxBenchArgs {
     /// Directory for layers; a tmpfs by default
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub layer_dir: Option<PathBuf>,
+}
+
+/// What `bench stage` takes.
+#[derive(Args, Debug)]
+pub struct StageBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Files of a root; can be given again for several
+    #[arg(long = "files", value_name = "COUNT", default_values_t = SIZES)]
+    pub sizes: Vec<usize>,
+    /// Rounds of each size; fewer for larger ones by default
+    #[arg(long, value_name = "COUNT")]
+    pub rounds: Option<usize>,
+    /// Filesystem to make and to measure on: ext4, xfs or tmpfs; can be given again for several
+    #[arg(long = "filesystem", value_name = "NAME", default_value = "ext4", value_parser = filesystem)]
+    pub filesystems: Vec<FilesystemKind>,
+    /// Measure only this case, beside the floor
+    #[arg(long = "case", value_name = "NAME")]
+    pub cases: Vec<String>,
+    /// Directory for the sparse files that the filesystems are made in
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
+}
+
+fn filesystem(name: &str) -> Result<FilesystemKind, String> {
+    let found = FilesystemKind::ALL.into_iter().find(|kind| kind.name() == name);
+    found.ok_or_else(|| "there are ext4, xfs and tmpfs".to_owned())
 }
 
 /// What `demo` takes.
@@ -89,8 +158,57 @@ fn stop(runtime: Arc<Runtime>) -> Result<(), Failure> {
 /// # Errors
 /// When a sandbox or the floor cannot be had; a peer that fails is told in the report.
 pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
+    match &args.what {
+        BenchWhat::Reapi(args) => reapi(args),
+        BenchWhat::Handoff(args) => handoff(args),
+        what => in_sandboxes(what),
+    }
+}
+
+fn reapi(args: &ReapiBenchArgs) -> Result<u8, Failure> {
+    let wanted = ReapiBench {
+        actions: args.actions,
+        hits: args.hits,
+        rounds: args.rounds,
+        concurrency: args.concurrency.clone(),
+        input_files: args.input_files.clone(),
+        directory: args.directory.clone(),
+        unix: args.unix,
+        serve: args.serve.clone(),
+        progress: !args.json,
+    };
+    print(&bench_reapi(&wanted).map_err(|error| Failure::new(error.to_string()))?, args.json)
+}
+
+fn handoff(args: &HandoffBenchArgs) -> Result<u8, Failure> {
+    let wanted =
+        HandoffBench { bytes_max: args.bytes_max, images: args.image_dir.clone(), progress: !args.json };
     let runtime = start()?;
-    let (measured, json) = match &args.what {
+    let measured = bench_handoff(&runtime, &wanted);
+    let stopped = stop(runtime);
+    let report = measured.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    if args.json {
+        print(&report, true)?;
+    } else {
+        put(&table(&report))?;
+    }
+    stopped.map(|()| 0)
+}
+
+fn print(report: &Report, json: bool) -> Result<u8, Failure> {
+    if json {
+        let text = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
+        put(&format!("{text}\n"))?;
+    } else {
+        put(&report.to_string())?;
+    }
+    Ok(0)
+}
+
+/// The benchmarks whose sandboxes are this process's own.
+fn in_sandboxes(what: &BenchWhat) -> Result<u8, Failure> {
+    let runtime = start()?;
+    let (measured, json) = match what {
         BenchWhat::Sandbox(args) => {
             let wanted = SandboxBench {
                 rounds: args.rounds,
@@ -99,25 +217,26 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
                 layers: args.layer_dir.clone(),
                 progress: !args.json,
             };
-            (bench_sandbox(&runtime, &wanted).map(|report| (report.to_string(), report)), args.json)
+            (bench_sandbox(&runtime, &wanted), args.json)
         }
-        BenchWhat::Handoff(args) => {
-            let wanted = HandoffBench {
-                bytes_max: args.bytes_max,
-                directory: args.layer_dir.clone(),
+        BenchWhat::Stage(args) => {
+            let wanted = StageBench {
+                sizes: args.sizes.clone(),
+                rounds: args.rounds,
+                filesystems: args.filesystems.clone(),
+                cases: args.cases.clone(),
+                images: args.image_dir.clone(),
                 progress: !args.json,
             };
-            (bench_handoff(&runtime, &wanted).map(|report| (table(&report), report)), args.json)
+            (bench_stage(&runtime, &wanted), args.json)
+        }
+        BenchWhat::Reapi(_) | BenchWhat::Handoff(_) => {
+            return Err(Failure::new("this benchmark needs no sandbox"));
         }
     };
+    let report = measured.map_err(|error| Failure::new(error.to_string()));
     let stopped = stop(runtime);
-    let (text, report) = measured.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    if json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
-        put(&format!("{text}\n"))?;
-    } else {
-        put(&text)?;
-    }
+    print(&report?, json)?;
     stopped.map(|()| 0)
 }
 

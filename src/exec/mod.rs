@@ -8,8 +8,13 @@
 //! Knows nothing of who publishes the outputs, or whether.
 pub mod executor;
 pub mod local;
+pub mod platform;
+pub mod sandboxed;
+pub mod verdict;
 pub mod view;
 
 pub use executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
 pub use local::{Executed, LocalAction, Phases, execute};
+pub use platform::{Offer, Platform, PlatformError};
+pub use sandboxed::{Sandboxed, SandboxedOptions};
 pub use view::{Strategy, View};

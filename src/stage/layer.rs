@@ -21,6 +21,7 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -37,11 +38,46 @@ use super::tree::make_directory;
 /// Numbers the layers of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
+/// A place that was chosen once, for the layers of many actions.
+#[derive(Clone, Debug)]
+pub struct LayerHome {
+    place: Arc<Place>,
+    me: ProcessId,
+}
+
+impl LayerHome {
+    /// Chooses the place: if possible where `destination` is on the same mount.
+    ///
+    /// # Errors
+    /// [`StageError`], saying which candidates were tried.
+    pub fn choose(places: &Places, destination: BorrowedFd<'_>) -> Result<Self, StageError> {
+        Ok(Self { place: Arc::new(Place::choose(places, destination)?), me: ProcessId::own()? })
+    }
+
+    /// Makes a layer. `upper` belongs to `owner`, who is the action's user as the host sees it; `None` if that is
+    /// this process.
+    ///
+    /// # Errors
+    /// [`StageError`]: what the kernel refused.
+    pub fn create(&self, owner: Option<Owner>) -> Result<Layer, StageError> {
+        let place = &self.place;
+        for _ in 0..NAME_TRIES_MAX {
+            let name = self.me.layer_name(NEXT.fetch_add(1, Ordering::Relaxed));
+            match rustix::fs::mkdirat(&place.dir, &name, Mode::RWXU) {
+                Ok(()) => return Layer::fill(place.clone(), name, owner),
+                Err(Errno::EXIST) => {}
+                Err(why) => return Err(Fault::new("create a layer in", &place.path, why).into()),
+            }
+        }
+        Err(Fault::new("find a free name for a layer in", &place.path, Errno::EXIST).into())
+    }
+}
+
 /// A private writable directory. Call [`Layer::destroy`] or [`Layer::keep`].
 #[must_use = "a layer that is dropped stays on disk until the next sweep"]
 #[derive(Debug)]
 pub struct Layer {
-    place: Place,
+    place: Arc<Place>,
     name: CString,
     dir: OwnedFd,
     upper: OwnedFd,
@@ -55,20 +91,10 @@ impl Layer {
         destination: BorrowedFd<'_>,
         owner: Option<Owner>,
     ) -> Result<Self, StageError> {
-        let place = Place::choose(places, destination)?;
-        let me = ProcessId::own()?;
-        for _ in 0..NAME_TRIES_MAX {
-            let name = me.layer_name(NEXT.fetch_add(1, Ordering::Relaxed));
-            match rustix::fs::mkdirat(&place.dir, &name, Mode::RWXU) {
-                Ok(()) => return Self::fill(place, name, owner),
-                Err(Errno::EXIST) => {}
-                Err(why) => return Err(Fault::new("create a layer in", &place.path, why).into()),
-            }
-        }
-        Err(Fault::new("find a free name for a layer in", &place.path, Errno::EXIST).into())
+        LayerHome::choose(places, destination)?.create(owner)
     }
 
-    fn fill(place: Place, name: CString, owner: Option<Owner>) -> Result<Self, StageError> {
+    fn fill(place: Arc<Place>, name: CString, owner: Option<Owner>) -> Result<Self, StageError> {
         let path = place.path.join(OsStr::from_bytes(name.to_bytes()));
         let made = || -> Result<(OwnedFd, OwnedFd), Errno> {
             let dir = beneath::open_dir(place.dir.as_fd(), &name)?;

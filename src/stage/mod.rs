@@ -13,12 +13,15 @@
 //!   through;
 //! - what a killed process left is found by name and lock, and removed by the next one ([`sweep_stale`]).
 //!
-//! Limits: inputs are paths under an exec root; staging from a content-addressed store is not here yet. An
-//! input that a user rewrites in place while the action runs changes under it, as it would without a sandbox.
+//! Inputs are paths under an exec root ([`InputTree`]), or an input root that is named by its digest ([`root`]).
+//!
+//! Limits: an input below an exec root that a user rewrites in place while the action runs changes under it, as it
+//! would without a sandbox.
 
 pub mod beneath;
 pub mod contents;
 pub mod descent;
+pub mod erofs;
 mod error;
 mod fault;
 mod layer;
@@ -27,6 +30,7 @@ mod parents;
 mod place;
 mod remove;
 pub mod replicate;
+pub mod root;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;
@@ -34,8 +38,8 @@ mod tree;
 pub use beneath::Owner;
 pub use error::StageError;
 pub use fault::{Fault, Shown, TreeError};
-pub use layer::{Layer, Swept, sweep_all, sweep_stale};
-pub use parents::prepare_output_parents;
+pub use layer::{Layer, LayerHome, Swept, sweep_all, sweep_stale};
+pub use parents::{prepare_output_parents, prepare_parents};
 pub use place::Places;
 pub use remove::{Removed, remove_tree};
 pub use replicate::Replicated;

@@ -20,7 +20,7 @@ use super::beneath::{self, Owner};
 use super::error::StageError;
 use super::fault::Fault;
 use super::replicate::permissions;
-use crate::action::{ExecPath, OutputSpec, Outputs};
+use crate::action::{ExecPath, Outputs};
 
 /// Makes the parent directory of every output in `upper`, the upper layer over `lower`, before either is
 /// mounted. They belong to `owner`, or to this process. The mode of `upper` itself becomes that of `lower`.
@@ -30,10 +30,23 @@ pub fn prepare_output_parents(
     outputs: &Outputs,
     owner: Option<Owner>,
 ) -> Result<(), StageError> {
+    prepare_parents(upper, lower, outputs.iter().map(|output| &output.path), owner)
+}
+
+/// As [`prepare_output_parents`], of any paths: they may lie below one another.
+///
+/// # Errors
+/// [`StageError::OutputParent`] where the inputs have no directory, or what could not be made.
+pub fn prepare_parents<'a>(
+    upper: BorrowedFd<'_>,
+    lower: Option<BorrowedFd<'_>>,
+    outputs: impl IntoIterator<Item = &'a ExecPath>,
+    owner: Option<Owner>,
+) -> Result<(), StageError> {
     mirror(upper, lower, owner).map_err(Fault::of("set up the layer's directory", "."))?;
     let mut last: Option<ExecPath> = None;
-    for output in outputs.iter() {
-        let parent = output.path.parent();
+    for output in outputs {
+        let parent = output.parent();
         if parent.is_some() && parent != last {
             prepare_one(upper, lower, output, owner)?;
             last = parent;
@@ -45,16 +58,16 @@ pub fn prepare_output_parents(
 fn prepare_one(
     upper: BorrowedFd<'_>,
     lower: Option<BorrowedFd<'_>>,
-    output: &OutputSpec,
+    output: &ExecPath,
     owner: Option<Owner>,
 ) -> Result<(), StageError> {
     let mut above: Option<OwnedFd> = None;
     let mut below: Option<OwnedFd> = None;
     let mut in_lower = lower.is_some();
-    let parents = output.path.components().rev().skip(1).collect::<Vec<_>>();
+    let parents = output.components().rev().skip(1).collect::<Vec<_>>();
     for component in parents.into_iter().rev() {
         let name = CString::new(component.as_bytes()).unwrap_or_default();
-        let fault = |tried| move |why| Fault::new(tried, output.path.as_path(), why);
+        let fault = |tried| move |why| Fault::new(tried, output.as_path(), why);
         let lower_dir = below.as_ref().map(AsFd::as_fd).or(lower).filter(|_| in_lower);
         let lower_next = match lower_dir {
             Some(dir) => open_lower(dir, &name, output)?,
@@ -79,8 +92,8 @@ fn prepare_one(
 }
 
 /// The directory `name` of the lower layer, `None` if there is nothing, an error if it is anything else.
-fn open_lower(dir: BorrowedFd<'_>, name: &CStr, output: &OutputSpec) -> Result<Option<OwnedFd>, StageError> {
-    let fault = |why| Fault::new("inspect the directory of", output.path.as_path(), why);
+fn open_lower(dir: BorrowedFd<'_>, name: &CStr, output: &ExecPath) -> Result<Option<OwnedFd>, StageError> {
+    let fault = |why| Fault::new("inspect the directory of", output.as_path(), why);
     let Some(stat) = beneath::look(dir, name).map_err(fault)? else { return Ok(None) };
     let kind = match beneath::kind(&stat) {
         FileType::Directory => return Ok(Some(beneath::open_dir(dir, name).map_err(fault)?)),
@@ -89,7 +102,7 @@ fn open_lower(dir: BorrowedFd<'_>, name: &CStr, output: &OutputSpec) -> Result<O
         other => beneath::special(other).unwrap_or("no directory"),
     };
     let component = format!("{:?}", name.to_string_lossy());
-    Err(StageError::OutputParent { output: output.path.clone(), component, kind })
+    Err(StageError::OutputParent { output: output.clone(), component, kind })
 }
 
 fn mirror(made: BorrowedFd<'_>, lower: Option<BorrowedFd<'_>>, owner: Option<Owner>) -> Result<(), Errno> {

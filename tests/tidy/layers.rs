@@ -5,7 +5,7 @@ use crate::source::{File, Rust, Tree};
 
 /// The layers, lowest first. Before all of them come the crates `fulgurite-proto` and `fulgurite-sandbox`.
 const LAYERS: &[&[&str]] = &[
-    &["limits", "failure"],
+    &["limits", "failure", "failpoint"],
     &["action", "uring", "config", "observe"],
     &["cas", "cache", "stage", "output", "sched"],
     &["worker", "exec", "remote"],

@@ -183,7 +183,7 @@ fn o17_the_same_outputs_at_once_are_one_blob() {
     let (one, other) = (Scene::new(), Scene::new());
     for scene in [&one, &other] {
         for number in 0..50 {
-            scene.write(&[(&format!("d/f{number}"), &"x".repeat(number * 1000))]);
+            scene.write(&[(&format!("d/f{number}"), &"x".repeat(number * 1000 + 1))]);
         }
     }
     let (first, second) = std::thread::scope(|scope| {

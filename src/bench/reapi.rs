@@ -1,0 +1,393 @@
+//! `bench reapi`: tiny actions through the daemon's door, beside the same command bare.
+//!
+//! | case | one operation is |
+//! |---|---|
+//! | `spawn` | the floor: posix_spawn of `/bin/sh -c 'cat in > out'`, wait |
+//! | `execute` | upload of a new input, its directory, command and action; Execute, sandboxed; the answer |
+//! | `cache-hit` | Execute of an action whose result is cached |
+//!
+//! Blocks of each case alternate, so that both sides of a ratio met the same machine. The client runs on the machine's
+//! cores too, in this process; CPU time of `execute` is that of the daemon with its sandboxes and actions, without the
+//! client. Every answer is checked: the digest of the output is that of the input.
+use super::command::{Bare, Streams, find_program};
+use super::error::BenchError;
+use super::progress;
+use super::report::{CaseReport, HostReport, Report};
+use super::scratch::Scratch;
+use super::server::Server;
+use super::statistics::{median, paired_ratio, percentile, tenths, thousandths};
+use crate::action::{
+    ActionSpec, Command, CommandOutput, Digest, DigestFunction, Directory, ExecPath, FileNode,
+    NodeProperties, OutputDirectoryFormat, OutputKind, encode,
+};
+use crate::remote::{Remote, RemoteError};
+use bytes::Bytes;
+use fulgurite_sandbox::cgroup::CgroupHost;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime as Tokio;
+use tokio::task::JoinSet;
+
+const FUNCTION: DigestFunction = DigestFunction::Sha256;
+/// The command, without its shell.
+const SCRIPT: &str = "cat in > out";
+/// The longest that one answer may take before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct ReapiBench {
+    /// Actions in a block, per concurrency.
+    pub actions: usize,
+    /// Cache hits in a block.
+    pub hits: usize,
+    /// Blocks of each case.
+    pub rounds: usize,
+    /// How many requests are on their way at a time.
+    pub concurrency: Vec<usize>,
+    /// Input files of an action, one of which it reads.
+    pub input_files: Vec<usize>,
+    /// Where the daemon's state and the floor's files lie.
+    pub directory: PathBuf,
+    /// Come through a Unix socket instead of TCP.
+    pub unix: bool,
+    /// More arguments of the daemon.
+    pub serve: Vec<OsString>,
+    /// Show progress, if standard error is a terminal.
+    pub progress: bool,
+}
+
+/// What one block of operations gave.
+#[derive(Debug, Default)]
+struct Block {
+    latencies_us: Vec<f64>,
+    wall: Duration,
+    cpu_us: Option<f64>,
+}
+
+impl Block {
+    fn p50(&self) -> f64 {
+        median(&self.latencies_us)
+    }
+
+    fn per_second(&self) -> f64 {
+        self.latencies_us.len() as f64 / self.wall.as_secs_f64().max(1e-9)
+    }
+
+    fn cpu_each_us(&self) -> Option<f64> {
+        self.cpu_us.map(|cpu| cpu / self.latencies_us.len().max(1) as f64)
+    }
+}
+
+/// Measures.
+///
+/// # Errors
+/// [`BenchError`].
+pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
+    let scratch = Scratch::new(Some(&bench.directory), &[])?;
+    let host = HostReport::of(CgroupHost::probe().layout, scratch.filesystem());
+    let state = scratch.directory("state")?;
+    let socket = format!("unix:{}", scratch.path().join("socket").display());
+    let listen = if bench.unix { socket.as_str() } else { "127.0.0.1:0" };
+    let server = Server::start(&state, listen, &bench.serve)?;
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(BenchError::file("start the client"))?;
+    let remote = tokio.block_on(Remote::connect(server.address(), "", FUNCTION))?;
+    let steps = bench.concurrency.len() * bench.input_files.len() * bench.rounds * 3;
+    let bar = progress::bar(steps, bench.progress);
+    let mut load = Load { bench, server: &server, tokio: &tokio, remote, next: 0 };
+    let mut cases = Vec::new();
+    for files in &bench.input_files {
+        for concurrency in &bench.concurrency {
+            let mut bout = Bout::default();
+            for _ in 0..bench.rounds {
+                bout.spawn.push(load.bare(&scratch, *concurrency)?);
+                bar.inc(1);
+                let (block, last) = load.execute(*files, *concurrency)?;
+                bout.execute.push(block);
+                bar.inc(1);
+                bout.hits.push(load.hits(last, *concurrency)?);
+                bar.inc(1);
+            }
+            cases.extend(bout.reports(*concurrency, *files, &server));
+        }
+    }
+    bar.finish_and_clear();
+    drop(load);
+    server.stop()?;
+    Ok(Report { bench: "reapi", host, cases })
+}
+
+/// The blocks of one set of parameters.
+#[derive(Debug, Default)]
+struct Bout {
+    spawn: Vec<Block>,
+    execute: Vec<Block>,
+    hits: Vec<Block>,
+}
+
+impl Bout {
+    fn reports(&self, concurrency: usize, files: usize, server: &Server) -> Vec<CaseReport> {
+        let params: BTreeMap<&'static str, String> =
+            [("concurrency", concurrency.to_string()), ("input_files", files.to_string())].into();
+        [("spawn", &self.spawn), ("execute", &self.execute), ("cache-hit", &self.hits)]
+            .map(|(name, blocks)| report(name, &params, blocks, &self.spawn, server))
+            .into()
+    }
+}
+
+fn report(
+    name: &str,
+    params: &BTreeMap<&'static str, String>,
+    blocks: &[Block],
+    floor: &[Block],
+    server: &Server,
+) -> CaseReport {
+    let all: Vec<f64> = blocks.iter().flat_map(|block| block.latencies_us.iter().copied()).collect();
+    let column = |blocks: &[Block], value: &dyn Fn(&Block) -> Option<f64>| -> Vec<Option<f64>> {
+        blocks.iter().map(value).collect()
+    };
+    let ratio = |value: &dyn Fn(&Block) -> Option<f64>| {
+        paired_ratio(&column(blocks, value), &column(floor, value)).map(thousandths)
+    };
+    let rates: Vec<f64> = blocks.iter().map(Block::per_second).collect();
+    let cpus: Vec<f64> = blocks.iter().filter_map(Block::cpu_each_us).collect();
+    let mut parts = BTreeMap::from([("per_second".to_owned(), tenths(median(&rates)))]);
+    if let Some(ratio) = ratio(&|block| Some(block.per_second())) {
+        parts.insert("ratio_per_second".to_owned(), ratio);
+    }
+    if let (Some(bytes), true) = (server.private_bytes(), name != "spawn") {
+        parts.insert("server_private_bytes".to_owned(), bytes as f64);
+    }
+    CaseReport {
+        name: name.to_owned(),
+        params: params.clone(),
+        n: all.len(),
+        p50_us: Some(tenths(median(&all))),
+        p95_us: Some(tenths(percentile(&all, 95))),
+        p99_us: Some(tenths(percentile(&all, 99))),
+        cpu_us: (!cpus.is_empty()).then(|| tenths(median(&cpus))),
+        ratio_p50: ratio(&|block| Some(block.p50())),
+        ratio_cpu: ratio(&Block::cpu_each_us),
+        parts,
+        ..CaseReport::default()
+    }
+}
+
+/// Makes the load.
+struct Load<'a> {
+    bench: &'a ReapiBench,
+    server: &'a Server,
+    tokio: &'a Tokio,
+    remote: Remote,
+    /// The number of the next action: all are distinct.
+    next: u64,
+}
+
+impl Load<'_> {
+    /// The floor: as many threads as there are requests on their way.
+    fn bare(&self, scratch: &Scratch, concurrency: usize) -> Result<Block, BenchError> {
+        let shell = find_program("sh", "install a shell")?;
+        let mut lanes = Vec::new();
+        for lane in 0..concurrency {
+            let directory = scratch.directory(&format!("bare-{concurrency}-{lane}"))?;
+            std::fs::write(directory.join("in"), b"0123456789")
+                .map_err(BenchError::file("write an input"))?;
+            let streams = Streams::new(scratch.path(), &format!("bare-{lane}"))?;
+            let arguments = [shell.as_os_str(), "-c".as_ref(), SCRIPT.as_ref()].map(OsString::from).to_vec();
+            lanes.push((Bare { arguments, temporary: directory.clone(), directory }, streams));
+        }
+        let each = self.bench.actions.div_ceil(concurrency);
+        let used = children_cpu_us();
+        let begun = Instant::now();
+        let results: Vec<Result<Vec<f64>, String>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = lanes
+                .iter()
+                .map(|(bare, streams)| scope.spawn(move || (0..each).map(|_| once(bare, streams)).collect()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".to_owned())))
+                .collect()
+        });
+        let wall = begun.elapsed();
+        let cpu_us = Some(children_cpu_us() - used);
+        let mut latencies_us = Vec::new();
+        for result in results {
+            latencies_us.extend(result.map_err(|why| BenchError::Floor { workload: "cat", why })?);
+        }
+        Ok(Block { latencies_us, wall, cpu_us })
+    }
+
+    /// Distinct actions; also gives the last one, whose result is cached from now on.
+    fn execute(&mut self, files: usize, concurrency: usize) -> Result<(Block, Digest), BenchError> {
+        let first = self.next;
+        self.next += self.bench.actions as u64;
+        let jobs: Vec<Prepared> = (first..self.next).map(|number| Prepared::new(number, files)).collect();
+        let last = jobs.last().map_or_else(|| Digest::empty(FUNCTION), |job| job.action);
+        let shared = jobs.first().map(|job| job.shared.clone()).unwrap_or_default();
+        self.tokio.block_on(self.remote.upload(shared))?;
+        let remote = self.remote.clone();
+        let block = self.drive(jobs, concurrency, move |job| {
+            let remote = remote.clone();
+            async move {
+                remote.upload(job.blobs).await?;
+                check(remote.execute(&job.action, true).await?, Some(&job.output))
+            }
+        })?;
+        Ok((block, last))
+    }
+
+    fn hits(&self, action: Digest, concurrency: usize) -> Result<Block, BenchError> {
+        let remote = self.remote.clone();
+        self.drive(vec![(); self.bench.hits], concurrency, move |()| {
+            let remote = remote.clone();
+            async move { check(remote.execute(&action, false).await?, None) }
+        })
+    }
+
+    /// Keeps `concurrency` operations on their way until all are done.
+    fn drive<T, F>(
+        &self,
+        jobs: Vec<T>,
+        concurrency: usize,
+        operation: impl Fn(T) -> F,
+    ) -> Result<Block, BenchError>
+    where
+        F: Future<Output = Result<(), BenchError>> + Send + 'static,
+    {
+        let used = self.server.cpu_us();
+        let begun = Instant::now();
+        let latencies_us = self.tokio.block_on(async {
+            let mut running = JoinSet::new();
+            let mut latencies_us = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                if running.len() >= concurrency {
+                    latencies_us.extend(joined(running.join_next().await)?);
+                }
+                let operation = operation(job);
+                running.spawn(async move {
+                    let begun = Instant::now();
+                    match tokio::time::timeout(PATIENCE, operation).await {
+                        Ok(result) => result.map(|()| begun.elapsed().as_nanos() as f64 / 1000.0),
+                        Err(_) => Err(BenchError::Server { why: "an answer did not come".to_owned() }),
+                    }
+                });
+            }
+            while let Some(ended) = running.join_next().await {
+                latencies_us.extend(joined(Some(ended))?);
+            }
+            Ok::<_, BenchError>(latencies_us)
+        })?;
+        let cpu_us = self.server.cpu_us().zip(used).map(|(now, before)| (now - before) as f64);
+        Ok(Block { latencies_us, wall: begun.elapsed(), cpu_us })
+    }
+}
+
+fn joined(
+    ended: Option<Result<Result<f64, BenchError>, tokio::task::JoinError>>,
+) -> Result<Option<f64>, BenchError> {
+    match ended {
+        None => Ok(None),
+        Some(Ok(result)) => result.map(Some),
+        Some(Err(error)) => Err(BenchError::Server { why: error.to_string() }),
+    }
+}
+
+fn check(executed: crate::remote::Executed, output: Option<&Digest>) -> Result<(), BenchError> {
+    let bad = |why: String| Err(BenchError::Server { why });
+    if executed.code != 0 || executed.exit_code != 0 {
+        return bad(format!("code {}, exit {}: {}", executed.code, executed.exit_code, executed.message));
+    }
+    match (output, executed.files.as_slice()) {
+        (None, _) if !executed.cached => bad("a result that must be cached is not".to_owned()),
+        (Some(expected), [(_, found)]) if found != expected => bad(format!("{found} instead of {expected}")),
+        (_, [_]) => Ok(()),
+        (_, files) => bad(format!("{} outputs instead of one", files.len())),
+    }
+}
+
+fn once(bare: &Bare, streams: &Streams) -> Result<f64, String> {
+    let begun = Instant::now();
+    let status = bare.run(streams).map_err(|error| error.to_string())?;
+    if !status.success() {
+        return Err(status.to_string());
+    }
+    Ok(begun.elapsed().as_nanos() as f64 / 1000.0)
+}
+
+fn children_cpu_us() -> f64 {
+    let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN) else {
+        return 0.0;
+    };
+    let micros = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
+    micros(usage.user_time()) + micros(usage.system_time())
+}
+
+/// An action that is ready to be sent.
+struct Prepared {
+    /// The action.
+    action: Digest,
+    /// What only this action needs.
+    blobs: Vec<(Digest, Bytes)>,
+    /// What all actions of the block need: uploaded before.
+    shared: Vec<(Digest, Bytes)>,
+    /// What its output must be.
+    output: Digest,
+}
+
+impl Prepared {
+    /// Reads `in`, which is different for each number, among `files` input files.
+    fn new(number: u64, files: usize) -> Prepared {
+        let blob = |bytes: Vec<u8>| (Digest::of(FUNCTION, &bytes), Bytes::from(bytes));
+        let input = blob(format!("fulgurite {number} {}\n", std::process::id()).into_bytes());
+        let filler = blob(b"another input\n".to_vec());
+        let command = blob(encode::command(&command()));
+        let node = |name: String, digest| FileNode {
+            name,
+            digest,
+            executable: false,
+            properties: NodeProperties::default(),
+        };
+        let mut root = Directory { files: vec![node("in".to_owned(), input.0)], ..Directory::default() };
+        root.files.extend((1..files).map(|index| node(format!("input-{index:06}"), filler.0)));
+        let root = blob(encode::directory(&root));
+        let action = ActionSpec {
+            command_digest: command.0,
+            input_root_digest: root.0,
+            timeout: Some(PATIENCE),
+            do_not_cache: false,
+            platform: Vec::new(),
+        };
+        let action = blob(encode::action(&action, b""));
+        let (output, name) = (input.0, action.0);
+        Prepared { action: name, output, blobs: vec![input, root, action], shared: vec![command, filler] }
+    }
+}
+
+fn command() -> Command {
+    Command {
+        arguments: ["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
+        environment: vec![("PATH".to_owned(), super::command::PATH.to_owned())],
+        outputs: vec![CommandOutput {
+            declared: "out".to_owned(),
+            path: ExecPath::new("out").ok(),
+            kind: OutputKind::Any,
+        }],
+        outputs_are_typed: false,
+        working_directory: None,
+        platform: Vec::new(),
+        output_properties: Vec::new(),
+        output_directory_format: OutputDirectoryFormat::TreeOnly,
+    }
+}
+
+impl From<RemoteError> for BenchError {
+    fn from(error: RemoteError) -> Self {
+        BenchError::Server { why: error.to_string() }
+    }
+}

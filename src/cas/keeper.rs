@@ -1,0 +1,112 @@
+//! The keeper: the store's own thread, which checkpoints and evicts.
+//!
+//! It wakes every few seconds, or when the bell is rung, and ends when the last handle of the store is dropped: with a
+//! last checkpoint, after which the next start has nothing to replay. A process that ends without waiting for it loses
+//! nothing: that is a kill, and the log has it.
+
+use super::ending;
+use super::limits::CHECKPOINT_INTERVAL;
+use super::store::Store;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Wakes the keeper.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    state: Mutex<Rung>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Rung {
+    is_rung: bool,
+    is_over: bool,
+}
+
+impl Bell {
+    /// There is work.
+    pub(super) fn ring(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut state.is_rung, true) {
+            self.changed.notify_one();
+        }
+    }
+
+    fn end(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_over = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for the bell or for the time; false if it is over.
+    fn wait(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_quiet = |state: &mut Rung| !state.is_rung && !state.is_over;
+        let waited = self.changed.wait_timeout_while(state, CHECKPOINT_INTERVAL, is_quiet);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_rung = false;
+        !state.is_over
+    }
+}
+
+/// A store with its keeper. Dropping it tells the keeper to end, and does not wait.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Dropped before `thread`, so that the keeper, when it is told, has the last hold of it.
+    pub store: Arc<Store>,
+    thread: Thread,
+}
+
+#[derive(Debug)]
+struct Thread {
+    bell: Arc<Bell>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Kept {
+    pub(super) fn start(store: Store) -> std::io::Result<Kept> {
+        let store = Arc::new(store);
+        let (kept, bell) = (store.clone(), store.bell.clone());
+        let handle = std::thread::Builder::new().name("cas".to_owned()).spawn(move || keep(kept))?;
+        Ok(Kept { store, thread: Thread { bell, handle: Mutex::new(Some(handle)) } })
+    }
+
+    /// Ends the keeper and waits for its last checkpoint.
+    pub(super) fn close(&self) {
+        self.thread.bell.end();
+        let handle = self.thread.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle {
+            // A keeper that panicked has left a store that a start can replay.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let handle = self.thread.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if handle.is_some() {
+            ending::begin(&self.store);
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.bell.end();
+    }
+}
+
+fn keep(store: Arc<Store>) {
+    let ended = ending::Ended::of(&store);
+    while store.bell.wait() {
+        let done = store.checkpoint().and_then(|()| store.evict_in_background());
+        if let Err(error) = done {
+            tracing::warn!(%error, "the store could not be brought to the disk");
+        }
+    }
+    if let Err(error) = store.checkpoint() {
+        tracing::warn!(%error, "the store was closed without a last checkpoint");
+    }
+    drop(store);
+    drop(ended);
+}

@@ -1,0 +1,305 @@
+//! An action of a client of REAPI, run in a sandbox of the pool.
+//!
+//! ```text
+//!   stage the root ─► lease ─► layer, overlay ─► run ─► quiet ─► hand off ─► answer
+//!     │                 │                                          │            └ later: layer removed, sandbox reset
+//!     Missing           Unavailable                                FailedPrecondition
+//! ```
+//! Invariants: whatever ends the command, what it printed is in the result; the layer is looked into only when all is
+//! quiet; nothing of an action is left when `execute` returns but a layer and a sandbox that are being cleaned.
+//! Limits: one action at a time and thread; how many threads there are is the door's decision.
+
+use super::executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
+use super::platform::{Offer, Platform, platform};
+use super::verdict;
+use super::view::marks;
+use crate::action::{ActionResult, Command, Digest, DigestFunction, Directory, Timestamp};
+use crate::cas::Cas;
+use crate::output::limits::HandoffLimits;
+use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
+use crate::stage::root::{StagedRoot, Stager};
+use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
+use fulgurite_sandbox::outcome::{End, Outcome};
+use fulgurite_sandbox::pool::{Lease, Pool};
+use fulgurite_sandbox::sandbox::Action;
+use fulgurite_sandbox::spec::SandboxSpec;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where the input root is, inside.
+const WORK: &str = "/work";
+
+/// How actions are run.
+#[derive(Clone, Debug)]
+pub struct SandboxedOptions {
+    /// Who says so in results: the machine's name.
+    pub worker: String,
+    /// What every sandbox is like, but for tenant and network.
+    pub spec: SandboxSpec,
+    /// What an action may ask for.
+    pub offer: Offer,
+    /// Time of an action that asks for none.
+    pub timeout_default: Duration,
+    /// How many run at a time.
+    pub slots: usize,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Sandboxed {
+    pool: Pool,
+    cas: Cas,
+    stager: Stager,
+    layers: LayerHome,
+    spools: Spools,
+    nothing: OwnedFd,
+    options: SandboxedOptions,
+}
+
+/// The input root, as handoff looks at it.
+struct StagedInputs<'a>(&'a StagedRoot);
+
+impl Inputs for StagedInputs<'_> {
+    fn root(&self) -> Option<&Directory> {
+        self.0.directory(self.0.root())
+    }
+
+    fn directory(&self, digest: &Digest) -> Option<&Directory> {
+        self.0.directory(digest)
+    }
+}
+
+/// A run, ready to begin.
+struct Ready {
+    staged: Arc<StagedRoot>,
+    lease: Lease,
+    layer: Layer,
+    mount: OwnedFd,
+    platform: Platform,
+}
+
+impl Sandboxed {
+    /// Runs actions in the sandboxes of `pool`, whose layers lie in `layers`, on the filesystem of `cas`.
+    ///
+    /// # Errors
+    /// When /dev/null cannot be opened.
+    pub fn new(
+        pool: Pool,
+        cas: Cas,
+        stager: Stager,
+        layers: LayerHome,
+        spools: Spools,
+        options: SandboxedOptions,
+    ) -> rustix::io::Result<Self> {
+        let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Sandboxed { pool, cas, stager, layers, spools, nothing, options })
+    }
+
+    /// All that comes before the command.
+    fn prepare(&self, job: &Job, result: &mut ActionResult) -> Result<Ready, Verdict> {
+        let properties = match job.action.platform.as_slice() {
+            [] => &job.command.platform,
+            own => own,
+        };
+        let platform = platform(properties, &self.options.offer)?;
+        result.timeline.input_fetch_start = Some(now());
+        let staged = self.stager.stage(&job.tenant, &job.action.input_root_digest)?;
+        let known = if staged.known { "known" } else { "new" };
+        result.usage.staging = Some(format!("{} {known}", staged.way));
+        let spec = SandboxSpec {
+            tenant: job.tenant.clone(),
+            network: platform.network,
+            ..self.options.spec.clone()
+        };
+        let lease = self.pool.lease(&spec)?;
+        let runtime = self.pool.runtime();
+        let id = lease.action_id();
+        let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
+        let layer = self.layers.create(owner)?;
+        match self.view(job, &staged, &layer, owner, id) {
+            Ok(mount) => {
+                result.timeline.input_fetch_completed = Some(now());
+                Ok(Ready { staged, lease, layer, mount, platform })
+            }
+            Err(verdict) => {
+                self.remove(layer);
+                Err(verdict)
+            }
+        }
+    }
+
+    fn view(
+        &self,
+        job: &Job,
+        staged: &StagedRoot,
+        layer: &Layer,
+        owner: Option<Owner>,
+        id: u32,
+    ) -> Result<OwnedFd, Verdict> {
+        let paths = job.command.outputs.iter().filter_map(|output| output.path.as_ref());
+        prepare_parents(layer.upper(), staged.lower(), paths, owner)?;
+        Ok(staged.view(self.pool.runtime(), id, layer)?.mount)
+    }
+
+    fn run(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch, result: &mut ActionResult) -> Verdict {
+        let mut ready = match self.prepare(job, result) {
+            Ok(ready) => ready,
+            Err(verdict) => return verdict,
+        };
+        let streams = self.spools.take().and_then(|out| Ok((out, self.spools.take()?)));
+        let (out, err) = match streams {
+            Ok(streams) => streams,
+            Err(error) => {
+                self.remove(ready.layer);
+                return error.into();
+            }
+        };
+        watch.started(&result.timeline);
+        result.timeline.execution_start = Some(now());
+        let outcome = self.command(job, cancel, &mut ready, [&out, &err]);
+        explain(&outcome, &err);
+        result.timeline.execution_completed = Some(now());
+        let enforcement = ready.lease.sandbox().map(|sandbox| sandbox.template().enforcement.clone());
+        verdict::account(&outcome, enforcement.as_ref(), &ready.platform.limits, &mut result.usage);
+        result.timeline.output_upload_start = Some(now());
+        let printed = self.printed(job.function, out, err, &outcome, result);
+        let handed = self.outputs(job, &ready, &outcome, result);
+        result.timeline.output_upload_completed = Some(now());
+        let Ready { staged, lease, layer, mount, .. } = ready;
+        // In this order: nobody sees the overlay any more, the sandbox resets itself, the layer goes.
+        drop((mount, lease));
+        if outcome.quiet {
+            self.remove(layer);
+        }
+        drop(staged);
+        verdict::of(&outcome, result, printed.and(handed))
+    }
+
+    fn command(&self, job: &Job, cancel: &Cancel, ready: &mut Ready, [out, err]: [&Spool; 2]) -> Outcome {
+        let directory = match &job.command.working_directory {
+            None => WORK.to_owned(),
+            Some(path) => format!("{WORK}/{}", path.as_path().display()),
+        };
+        let strings = strings(&job.command, directory);
+        let Ok((arguments, variables, directory)) = strings else {
+            return Outcome::lost("the command has a NUL byte");
+        };
+        if let Some(killer) = ready.lease.killer() {
+            cancel.arm(move || killer.kill());
+        }
+        let outcome = ready.lease.run(&Action {
+            arguments: &arguments,
+            variables: &variables,
+            directory: &directory,
+            stdin: self.nothing.as_fd(),
+            stdout: out.writer(),
+            stderr: err.writer(),
+            work: Some(ready.mount.as_fd()),
+            limits: &ready.platform.limits,
+            timeout: Some(job.action.timeout.unwrap_or(self.options.timeout_default)),
+            kill_delay: Duration::ZERO,
+            terminal: false,
+            fail_at: 0,
+        });
+        cancel.disarm();
+        outcome
+    }
+
+    /// What was printed, whatever ended the command: only when all is quiet can it no longer change.
+    fn printed(
+        &self,
+        function: DigestFunction,
+        out: Spool,
+        err: Spool,
+        outcome: &Outcome,
+        result: &mut ActionResult,
+    ) -> Result<(), Verdict> {
+        if !outcome.quiet {
+            return Ok(());
+        }
+        for (spool, digest) in [(out, &mut result.stdout), (err, &mut result.stderr)] {
+            *digest = self.spools.finish(spool, &self.cas, function).map_err(Verdict::from)?.digest;
+        }
+        Ok(())
+    }
+
+    fn outputs(
+        &self,
+        job: &Job,
+        ready: &Ready,
+        outcome: &Outcome,
+        result: &mut ActionResult,
+    ) -> Result<(), Verdict> {
+        if !outcome.quiet || matches!(outcome.end, End::Refused { .. } | End::NotStarted { .. }) {
+            return Ok(());
+        }
+        let request = HandoffRequest {
+            upper: ready.layer.upper(),
+            merged: Some(ready.mount.as_fd()),
+            command: &job.command,
+            inputs: &StagedInputs(&ready.staged),
+            marks: marks(self.pool.runtime()),
+            function: job.function,
+            cas: &self.cas,
+            limits: HandoffLimits::DEFAULT,
+        };
+        let handed = hand_off(&request).map_err(Verdict::from)?;
+        result.files = handed.files;
+        result.directories = handed.directories;
+        result.symlinks = handed.symlinks;
+        result.usage.handoff = handed.handoff;
+        Ok(())
+    }
+
+    /// Removes a layer, on the thread for what nobody should wait for.
+    fn remove(&self, layer: Layer) {
+        let stager = self.stager.clone();
+        self.pool.cleaner().clean(move || {
+            // What cannot be removed now is found by the sweep of the next start.
+            let _ = layer.destroy();
+            let _ = stager.tidy();
+        });
+    }
+}
+
+/// Says why a command could not be started, where the client looks for what went wrong.
+fn explain(outcome: &Outcome, err: &Spool) {
+    if let End::NotStarted { failure, is_command: true } = &outcome.end {
+        // If that cannot be written, the exit code still says which of the two it was.
+        let _ = rustix::io::write(err.writer(), format!("fulgurite: {failure}\n").as_bytes());
+    }
+}
+
+/// The moment of now, as results have it.
+fn now() -> Timestamp {
+    // A clock before 1970 is no clock.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs().try_into().unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
+}
+
+type Strings = (Vec<CString>, Vec<CString>, CString);
+
+fn strings(command: &Command, directory: String) -> Result<Strings, std::ffi::NulError> {
+    let arguments = command.arguments.iter().map(|argument| CString::new(argument.as_str()));
+    let variables = command.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+    Ok((arguments.collect::<Result<_, _>>()?, variables.collect::<Result<_, _>>()?, CString::new(directory)?))
+}
+
+impl Executor for Sandboxed {
+    fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
+        let mut result = ActionResult { worker: self.options.worker.clone(), ..ActionResult::default() };
+        result.timeline.queued = Some(job.queued);
+        result.timeline.worker_start = Some(now());
+        let verdict =
+            if cancel.is_canceled() { Verdict::Canceled } else { self.run(job, cancel, watch, &mut result) };
+        result.timeline.worker_completed = Some(now());
+        Execution { verdict, result }
+    }
+
+    fn slots(&self) -> usize {
+        self.options.slots
+    }
+}

@@ -1,0 +1,53 @@
+//! Bounds on input roots and on what is kept of them, each with its reason.
+
+/// What an input root may be. Counted by digest before anything is expanded: a tree of 2^40 paths by sharing is as
+/// small as its forty messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootLimits {
+    /// Paths: files, directories and symlinks. Images and lists grow with them, 200 bytes each.
+    pub paths_max: u64,
+    /// Bytes of all paths together, which a listing of the tree would have.
+    pub path_bytes_max: u64,
+    /// Bytes of the longest path. The kernel takes no longer one in a system call (PATH_MAX, with `/work/`).
+    pub path_length_max: u64,
+    /// Levels of directories. Deeper than any real tree; a walk with open descriptors must get along.
+    pub depth_max: u64,
+    /// Bytes of one encoded Directory: 500,000 files with names of 64 bytes.
+    pub directory_bytes_max: u64,
+    /// Bytes of all encoded directories together, each counted once.
+    pub directories_bytes_max: u64,
+}
+
+impl RootLimits {
+    /// Far above any real build action: the Linux kernel's sources have 90,000 paths.
+    pub const DEFAULT: Self = Self {
+        paths_max: 1_000_000,
+        path_bytes_max: 512 << 20,
+        path_length_max: 4089,
+        depth_max: 1024,
+        directory_bytes_max: 64 << 20,
+        directories_bytes_max: 256 << 20,
+    };
+}
+
+impl Default for RootLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Roots that stay staged although nobody uses them. Each holds a descriptor and a mount; a build has a few hundred
+/// roots that come again.
+pub const WARM_ROOTS_MAX: usize = 256;
+
+/// Paths of all warm roots together, by which memory (300 bytes a path) and images are bounded.
+pub const WARM_PATHS_MAX: u64 = 2_000_000;
+
+/// Blobs that warm roots keep from eviction.
+pub const WARM_PINS_MAX: u64 = 1_000_000;
+
+/// Roots that were put out and are not taken apart yet; with more, who stages the next one does it first.
+pub const RETIRED_MAX: usize = 64;
+
+/// Bytes of the files that trees of the directory cache are linked from.
+pub const TREE_FILES_BYTES_MAX: u64 = 8 << 30;
