@@ -12,11 +12,11 @@
 use super::case::Sample;
 use super::cpu::TreeCpu;
 use super::error::BenchError;
+use super::filesystem::{Filesystem, FilesystemKind};
 use super::progress;
 use super::report::{CaseReport, HostReport, Report, Series};
-use super::scratch::{Scratch, open_directory};
+use super::scratch::open_directory;
 use super::statistics::shuffled;
-use super::volume::{Volume, settle};
 use crate::action::{
     Command, CommandOutput, Digest, DigestFunction, ExecPath, Hasher, OutputDirectoryFormat, OutputKind,
 };
@@ -42,8 +42,10 @@ const SIZES: [(u64, usize); 6] =
     [(1 << 10, 100), (16 << 10, 100), (256 << 10, 60), (4 << 20, 30), (64 << 20, 8), (1 << 30, 3)];
 /// Rounds before those that count.
 const ROUNDS_BEFORE: usize = 1;
-/// Holds the source, the blob, and what two cases make, at the largest size.
-const VOLUME_BYTES: u64 = 6 << 30;
+/// The filesystems: one that can reflink, and one that cannot.
+const KINDS: [FilesystemKind; 2] = [FilesystemKind::Xfs, FilesystemKind::Ext4];
+/// Room in the store: nothing is evicted while it is measured.
+const STORE_BYTES_MAX: u64 = 1 << 40;
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
 
 /// What to measure.
@@ -51,8 +53,8 @@ const FUNCTION: DigestFunction = DigestFunction::Sha256;
 pub struct HandoffBench {
     /// Files larger than this are left out.
     pub bytes_max: u64,
-    /// Where the images lie; by default on a tmpfs.
-    pub directory: Option<PathBuf>,
+    /// Where the sparse files of the filesystems lie.
+    pub images: PathBuf,
     /// Show progress, if standard error is a terminal.
     pub progress: bool,
 }
@@ -62,16 +64,15 @@ pub struct HandoffBench {
 /// # Errors
 /// [`BenchError`]. A filesystem that cannot be made is left out, unless it is the last one.
 pub fn run(runtime: &Runtime, bench: &HandoffBench) -> Result<Report, BenchError> {
-    let scratch = Scratch::new(bench.directory.as_deref(), &[])?;
     let sizes: Vec<_> = SIZES.into_iter().filter(|(bytes, _)| *bytes <= bench.bytes_max).collect();
     let rounds: usize = sizes.iter().map(|(_, rounds)| rounds + ROUNDS_BEFORE).sum();
-    let bar = progress::bar(rounds * CASES.len() * Volume::kinds().count(), bench.progress);
+    let bar = progress::bar(rounds * CASES.len() * KINDS.len(), bench.progress);
     let cpu = TreeCpu::new(runtime);
     let (mut cases, mut made, mut failed) = (Vec::new(), Vec::new(), None);
     let load = HostReport::now(runtime, String::new()).load;
-    for kind in Volume::kinds() {
-        bar.set_message(kind);
-        let volume = match Volume::new(kind, &scratch, VOLUME_BYTES) {
+    for kind in KINDS {
+        bar.set_message(kind.name());
+        let volume = match Filesystem::make(kind, &bench.images) {
             Ok(volume) => volume,
             Err(error) => {
                 failed = Some(error);
@@ -79,15 +80,15 @@ pub fn run(runtime: &Runtime, bench: &HandoffBench) -> Result<Report, BenchError
             }
         };
         for (bytes, rounds) in &sizes {
-            cases.extend(Bout::new(&volume, *bytes, &cpu)?.run(kind, *rounds, &bar)?);
+            cases.extend(Bout::new(&volume, *bytes, &cpu)?.run(kind.name(), *rounds, &bar)?);
         }
-        made.push(kind);
+        made.push(volume.description().to_owned());
     }
     bar.finish_and_clear();
     if let (true, Some(error)) = (made.is_empty(), failed) {
         return Err(error);
     }
-    let filesystem = format!("{} images, looped from {}", made.join(" and "), scratch.filesystem());
+    let filesystem = made.join(", ");
     Ok(Report { bench: "handoff", host: HostReport { load, ..HostReport::now(runtime, filesystem) }, cases })
 }
 
@@ -107,14 +108,14 @@ struct Bout<'a> {
 }
 
 impl<'a> Bout<'a> {
-    fn new(volume: &Volume, bytes: u64, cpu: &'a TreeCpu) -> Result<Self, BenchError> {
+    fn new(volume: &Filesystem, bytes: u64, cpu: &'a TreeCpu) -> Result<Self, BenchError> {
         let path = volume.path().join(format!("size-{bytes}"));
         for name in ["layer", "tree", "store"] {
             let made = path.join(name);
             fs::create_dir_all(&made).map_err(BenchError::file(format!("make {}", made.display())))?;
         }
         let open = |name| open_directory(&path.join(name)).map_err(BenchError::file(format!("open {name}")));
-        let options = CasOptions { dir: path.join("store"), size_bytes_max: VOLUME_BYTES };
+        let options = CasOptions { dir: path.join("store"), size_bytes_max: STORE_BYTES_MAX };
         let cas = Cas::open(&options).map_err(broken)?;
         let (layer, tree) = (open("layer")?, open("tree")?);
         let blob = Digest::empty(FUNCTION);
@@ -158,7 +159,9 @@ impl<'a> Bout<'a> {
             report
         });
         let reports = reports.collect();
-        fs::remove_dir_all(&self.volume).map_err(BenchError::file("clear the volume"))?;
+        let volume = self.volume.clone();
+        drop(self);
+        fs::remove_dir_all(volume).map_err(BenchError::file("clear the volume"))?;
         Ok(reports)
     }
 
@@ -280,6 +283,12 @@ fn hash(path: &Path) -> Result<Digest, BenchError> {
             length => hasher.update(&buffer[..length]),
         }
     }
+}
+
+/// Writes everything out, so that no measurement pays for what an earlier one wrote.
+fn settle(directory: &Path) -> Result<(), BenchError> {
+    let directory = open_directory(directory).map_err(BenchError::file("open the directory to sync"))?;
+    rustix::fs::syncfs(&directory).map_err(io("write out"))
 }
 
 fn command(output: &str) -> Command {

@@ -25,7 +25,6 @@ pub mod server;
 pub mod stage;
 pub mod staged;
 pub mod statistics;
-pub mod volume;
 pub mod workload;
 
 pub use error::BenchError;

@@ -11,6 +11,7 @@
 //! client. Every answer is checked: the digest of the output is that of the input.
 use super::command::{Bare, Streams, find_program};
 use super::error::BenchError;
+use super::filesystem::{Filesystem, FilesystemKind};
 use super::progress;
 use super::report::{CaseReport, HostReport, Report};
 use super::scratch::Scratch;
@@ -50,13 +51,27 @@ pub struct ReapiBench {
     /// Input files of an action, one of which it reads.
     pub input_files: Vec<usize>,
     /// Where the daemon's state and the floor's files lie.
-    pub directory: PathBuf,
+    pub place: Place,
     /// Come through a Unix socket instead of TCP.
     pub unix: bool,
     /// More arguments of the daemon.
     pub serve: Vec<OsString>,
     /// Show progress, if standard error is a terminal.
     pub progress: bool,
+}
+
+/// Where files lie.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In a directory that is there.
+    Directory(PathBuf),
+    /// On a new filesystem, so that what was deleted elsewhere costs nothing here.
+    New {
+        /// Which.
+        kind: FilesystemKind,
+        /// Where its sparse file lies.
+        images: PathBuf,
+    },
 }
 
 /// What one block of operations gave.
@@ -86,8 +101,22 @@ impl Block {
 /// # Errors
 /// [`BenchError`].
 pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
-    let scratch = Scratch::new(Some(&bench.directory), &[])?;
-    let host = HostReport::of(CgroupHost::probe().layout, scratch.filesystem());
+    let filesystem = match &bench.place {
+        Place::Directory(_) => None,
+        Place::New { kind, images } => Some(Filesystem::make(*kind, images)?),
+    };
+    let directory = match (&filesystem, &bench.place) {
+        (Some(filesystem), _) => filesystem.path(),
+        (None, Place::Directory(directory)) => directory,
+        (None, Place::New { images, .. }) => images,
+    };
+    let scratch = Scratch::new(Some(directory), &[])?;
+    let host = HostReport::of(
+        CgroupHost::probe().layout,
+        filesystem
+            .as_ref()
+            .map_or_else(|| scratch.filesystem(), |filesystem| filesystem.description().to_owned()),
+    );
     let state = scratch.directory("state")?;
     let socket = format!("unix:{}", scratch.path().join("socket").display());
     let listen = if bench.unix { socket.as_str() } else { "127.0.0.1:0" };
@@ -99,7 +128,7 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
     let remote = tokio.block_on(Remote::connect(server.address(), "", FUNCTION))?;
     let steps = bench.concurrency.len() * bench.input_files.len() * bench.rounds * 3;
     let bar = progress::bar(steps, bench.progress);
-    let mut load = Load { bench, server: &server, tokio: &tokio, remote, next: 0 };
+    let mut load = Load { bench, server: &server, tokio: &tokio, remote, next: 0, lanes: 0 };
     let mut cases = Vec::new();
     for files in &bench.input_files {
         for concurrency in &bench.concurrency {
@@ -186,18 +215,21 @@ struct Load<'a> {
     remote: Remote,
     /// The number of the next action: all are distinct.
     next: u64,
+    /// Directories of bare commands so far.
+    lanes: usize,
 }
 
 impl Load<'_> {
     /// The floor: as many threads as there are requests on their way.
-    fn bare(&self, scratch: &Scratch, concurrency: usize) -> Result<Block, BenchError> {
+    fn bare(&mut self, scratch: &Scratch, concurrency: usize) -> Result<Block, BenchError> {
         let shell = find_program("sh", "install a shell")?;
         let mut lanes = Vec::new();
         for lane in 0..concurrency {
-            let directory = scratch.directory(&format!("bare-{concurrency}-{lane}"))?;
+            self.lanes += 1;
+            let directory = scratch.directory(&format!("bare-{}", self.lanes))?;
             std::fs::write(directory.join("in"), b"0123456789")
                 .map_err(BenchError::file("write an input"))?;
-            let streams = Streams::new(scratch.path(), &format!("bare-{lane}"))?;
+            let streams = Streams::new(scratch.path(), &format!("streams-{lane}"))?;
             let arguments = [shell.as_os_str(), "-c".as_ref(), SCRIPT.as_ref()].map(OsString::from).to_vec();
             lanes.push((Bare { arguments, temporary: directory.clone(), directory }, streams));
         }

@@ -1,7 +1,7 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
 use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
-use crate::bench::reapi::{ReapiBench, run as bench_reapi};
+use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::{BenchError, Report};
@@ -55,9 +55,15 @@ pub struct ReapiBenchArgs {
     /// Input files of an action
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1])]
     pub input_files: Vec<usize>,
-    /// Directory for the daemon's state and the floor's files
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp", value_hint = ValueHint::DirPath)]
-    pub directory: PathBuf,
+    /// Directory for the daemon's state and the floor's files; by default a new filesystem
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
+    /// Which new filesystem: ext4, xfs or tmpfs, in a sparse file
+    #[arg(long, value_name = "KIND", default_value = "ext4", value_parser = filesystem)]
+    pub filesystem: FilesystemKind,
+    /// Directory for its sparse file
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
     /// Come through a Unix socket instead of TCP
     #[arg(long)]
     pub unix: bool,
@@ -75,9 +81,9 @@ pub struct HandoffBenchArgs {
     /// Leave out larger files
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
     pub bytes_max: u64,
-    /// Directory for the images of filesystems; a tmpfs by default
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub layer_dir: Option<PathBuf>,
+    /// Directory for the sparse files of the filesystems
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
 }
 
 /// What `bench sandbox` takes.
@@ -183,13 +189,14 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         BenchWhat::Handoff(args) => {
             let wanted = HandoffBench {
                 bytes_max: args.bytes_max,
-                directory: args.layer_dir.clone(),
+                images: args.image_dir.clone(),
                 progress: !args.json,
             };
             let report = in_sandboxes(|runtime| bench_handoff(runtime, &wanted))?;
             (table(&report), report, args.json)
         }
-        BenchWhat::Reapi(args) => shown(bench_reapi(&reapi(args)).map_err(failed)?, args.json),
+        // The daemon has sandboxes of its own; what is mounted for it shall be seen by nobody else.
+        BenchWhat::Reapi(args) => shown(in_sandboxes(|_| bench_reapi(&reapi(args)))?, args.json),
     };
     if json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
@@ -226,7 +233,10 @@ fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
         rounds: args.rounds,
         concurrency: args.concurrency.clone(),
         input_files: args.input_files.clone(),
-        directory: args.directory.clone(),
+        place: match &args.directory {
+            Some(directory) => Place::Directory(directory.clone()),
+            None => Place::New { kind: args.filesystem, images: args.image_dir.clone() },
+        },
         unix: args.unix,
         serve: args.serve.clone(),
         progress: !args.json,

@@ -336,7 +336,7 @@ pub(super) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
 }
 
 /// Removes those of the listed attributes that are not the host's own labels.
-pub(super) fn strip_listed(fd: BorrowedFd<'_>, list: &[u8]) -> Result<(), Errno> {
+fn strip_listed(fd: BorrowedFd<'_>, list: &[u8]) -> Result<(), Errno> {
     for name in strippable(list) {
         match rustix::fs::fremovexattr(fd, name) {
             Ok(()) | Err(Errno::NODATA) => {}

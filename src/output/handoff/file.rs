@@ -1,12 +1,12 @@
 //! One output file into the store.
 //!
 //! ```text
-//!   the layer's own, one link, nobody can write ──> owner, mode, no attributes ──> hashed and renamed   Renamed, Known
-//!   several links, or somebody can write        ──> a copy beside it           ──> hashed and renamed   Copied
+//!   the layer's own, one link, nobody can write ──> the store: owner, mode, hash, rename                Renamed, Known
+//!   several links, or somebody can write        ──> a copy beside it, which is then taken               Copied
 //!   content in another layer (metacopy)         ──> hashed through the overlay; copied if not there     Known, Copied
 //! ```
 //! Invariants: what is hashed is what is stored; the read lease stands until the file is in the store; no set-id bit
-//! and no attribute of the action's gets there. An inode that has another name is left as it is.
+//! and no attribute of the action's gets there (the store's own rule). An inode that has another name is left as it is.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -23,7 +23,7 @@ use super::HandoffError;
 use super::view::View;
 use crate::action::{Digest, DigestFunction, Handoff, Hasher};
 use crate::cas::{Adopted, Cas, CasError, Sealed};
-use crate::output::seal::{list_attributes, strip_listed};
+use crate::output::seal::list_attributes;
 use crate::stage::beneath;
 use crate::stage::contents::{Transfer, transfer};
 use crate::stage::limits::NAME_TRIES_MAX;
@@ -73,7 +73,8 @@ impl Taker<'_> {
         if attributes.split(|byte| *byte == 0).any(|name| name == metacopy) {
             return self.take_through(job, self.view.open_merged(&job.path, false)?, done);
         }
-        if stat.st_nlink != 1 || seal(file.as_fd(), &stat, &attributes).is_err() {
+        // Where there are no leases, quiet alone has to do. What holds it stands until the file is in the store.
+        if stat.st_nlink != 1 || lease::read(file.as_fd()) == Err(Errno::AGAIN) {
             return self.take_copy(job, file.as_fd(), &stat, done);
         }
         let sealed = Sealed { dir: job.dir.as_fd(), name: &job.name, file: file.as_fd() };
@@ -185,19 +186,6 @@ impl Taker<'_> {
 
 /// What a blob may be used for: reading.
 const BLOB_MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
-
-/// Makes it a file of ours that nobody can write to; an error means that it is not.
-fn seal(file: BorrowedFd<'_>, stat: &Stat, attributes: &[u8]) -> Result<(), Errno> {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    if (stat.st_uid, stat.st_gid) != (user.as_raw(), group.as_raw()) {
-        rustix::fs::fchown(file, Some(user), Some(group))?;
-    }
-    if beneath::mode(stat) != BLOB_MODE {
-        rustix::fs::fchmod(file, BLOB_MODE)?;
-    }
-    strip_listed(file, attributes)?;
-    lease::read(file)
-}
 
 fn open(job: &Job) -> Result<OwnedFd, Errno> {
     match beneath::open_file(job.dir.as_fd(), &job.name) {
