@@ -77,7 +77,16 @@ impl Store {
             return Ok(());
         }
         self.checkpoint_locked()?;
-        self.evict(goal(), u32::MAX)
+        // A little more than is needed, so that not each put comes here.
+        self.evict(goal().saturating_sub(self.size_bytes_max / 64), u32::MAX)
+    }
+
+    /// Whatever is not pinned, until `goal`.
+    #[cfg(test)]
+    pub(super) fn evict_to(&self, goal: u64) -> Result<(), CasError> {
+        let _guard = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checkpoint_locked()?;
+        self.evict(goal, u32::MAX)
     }
 
     /// The last moment of use that is beyond grace.

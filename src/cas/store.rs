@@ -46,8 +46,8 @@ pub(super) struct Store {
     pub reserved: AtomicU64,
     /// Dirty entries in memory.
     pub pending: AtomicU64,
-    /// Locked for as long as the store is open.
-    pub lock: File,
+    /// The last field, so that whoever gets the lock finds the index closed.
+    pub lock: Locked,
 }
 
 /// Whether a blob is there.
@@ -79,10 +79,14 @@ impl Drop for Reserved {
     }
 }
 
-impl Drop for Store {
+/// The lock file, locked until this is dropped.
+#[derive(Debug)]
+pub(super) struct Locked(pub File);
+
+impl Drop for Locked {
     fn drop(&mut self) {
         // By hand: a child between fork and exec has the descriptor too, and so the lock.
-        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
     }
 }
 
