@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Opens the store and starts its keeper.
@@ -58,6 +58,7 @@ pub(super) fn open(
         bytes: AtomicU64::new(totals.bytes),
         reserved: AtomicU64::new(0),
         pending: AtomicU64::new(0),
+        is_short: AtomicBool::new(false),
         lock,
     };
     store.replay(records, totals.generation)?;

@@ -23,7 +23,7 @@ use crate::failpoint;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(super) struct Store {
     pub reserved: AtomicU64,
     /// Dirty entries in memory.
     pub pending: AtomicU64,
+    /// A put has met a full disk.
+    pub is_short: AtomicBool,
     /// The last field, so that whoever gets the lock finds the index closed.
     pub lock: Locked,
 }
@@ -316,6 +318,15 @@ impl Store {
         live.state = State::Gone;
         self.changed(live);
         live.version
+    }
+
+    /// Has the keeper make room if a put met a full disk.
+    pub(super) fn noticing<T>(&self, done: Result<T, CasError>) -> Result<T, CasError> {
+        if matches!(done, Err(CasError::Full { .. })) {
+            self.is_short.store(true, Ordering::SeqCst);
+            self.bell.ring();
+        }
+        done
     }
 
     /// Notes that an entry differs from its row.

@@ -46,14 +46,13 @@ fn a_full_disk_fails_puts_and_nothing_else() {
     assert!(matches!(error, CasError::Full { .. }), "{error}");
     assert!(digests.len() > 20, "{}", digests.len());
     check_temporary(&options.dir);
-    assert_eq!(cas.missing(digests.clone()), []);
-    assert_eq!(cas.read(&digests[3], 100_000).unwrap(), bytes(3, 100_000));
-    // Checkpoints may fail here; eviction makes room, and then all goes on.
-    for _ in 0..2 {
-        _ = cas.checkpoint();
+    // Either this thread makes room, or the keeper has begun to: nothing is half afterwards, and all goes on.
+    let pin = cas.pin(&digests[digests.len() - 1..]);
+    cas.store().relieve().unwrap();
+    if let Ok(_pin) = pin {
+        let last = digests.len() as u64 - 1;
+        assert_eq!(cas.read(&digests[digests.len() - 1], 100_000).unwrap(), bytes(last, 100_000));
     }
-    cas.store().clock.advance(10_000);
-    cas.store().evict_to(1_000_000).unwrap();
     let more: Vec<Digest> = (1000..1020).map(|number| put(&cas, number, 100_000)).collect();
     cas.checkpoint().unwrap();
     assert_eq!(cas.missing(more.clone()), []);
@@ -69,6 +68,8 @@ fn a_full_disk_fails_puts_and_nothing_else() {
 fn every_call_of_a_put_may_fail() {
     let scene = Scene::new();
     let cas = scene.open();
+    // The keeper would make room on the disk that we say is full.
+    let _quiet = cas.store().maintenance.lock().unwrap();
     let places = ["cas.draft", "cas.write", "cas.log", "cas.link", "cas.linked"];
     for (number, place) in places.into_iter().enumerate() {
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::IO] {
