@@ -100,6 +100,9 @@ impl Drop for Thread {
 fn keep(store: Arc<Store>) {
     let ended = ending::Ended::of(&store);
     while store.bell.wait() {
+        if store.tuning.is_keeper_idle {
+            continue;
+        }
         let done = match store.is_short.swap(false, Ordering::SeqCst) {
             true => store.relieve(),
             false => store.checkpoint(),
