@@ -7,7 +7,7 @@
 //! after its blob was in its place. A failed sync is final: the kernel may have dropped the bytes and reports once. The
 //! blobs of that checkpoint are lost: nobody finds them any more, and they are removed as soon as they are not pinned.
 
-use super::index::Change;
+use super::index::{Change, Totals};
 use super::key::Key;
 use super::live::{Live, State};
 use super::store::Store;
@@ -52,11 +52,11 @@ impl Store {
     fn write_checkpoint(&self) -> Result<(), CasError> {
         let generation = self.log.rotate();
         failpoint::hit("cas.checkpoint.rotated").map_err(failed)?;
-        self.write_generation(generation)
+        self.write_generation(generation).map(|_| ())
     }
 
     /// The first checkpoint, of what was replayed: nothing is logged before it is through.
-    pub(super) fn write_generation(&self, generation: u32) -> Result<(), CasError> {
+    pub(super) fn write_generation(&self, generation: u32) -> Result<Totals, CasError> {
         let collected = self.collect()?;
         if collected.iter().any(|entry| entry.live.state == State::Recent) {
             let synced = failpoint::hit("cas.checkpoint.sync");
@@ -68,10 +68,10 @@ impl Store {
         failpoint::hit("cas.checkpoint.synced").map_err(failed)?;
         let change = |entry: &Collected| Change { key: entry.key, row: entry.live.row() };
         let mut changes: Vec<Change> = collected.iter().map(change).collect();
-        self.index.commit(&mut changes, generation, self.clock.seconds())?;
+        let totals = self.index.commit(&mut changes, generation, self.clock.seconds())?;
         self.log.committed(generation);
         self.clean(&collected);
-        Ok(())
+        Ok(totals)
     }
 
     /// All entries that differ from their rows. Each shard is visited after the log was rotated: what was logged in

@@ -14,7 +14,7 @@ fn identity(stat: &Stat) -> (u64, u64) {
 }
 
 pub(super) fn begin(store: &Store) {
-    if let Ok(stat) = rustix::fs::fstat(&store.lock) {
+    if let Ok(stat) = rustix::fs::fstat(&store.lock.0) {
         ENDING.lock().unwrap_or_else(PoisonError::into_inner).insert(identity(&stat));
     }
 }
@@ -31,7 +31,7 @@ pub(super) struct Ended(Option<(u64, u64)>);
 
 impl Ended {
     pub(super) fn of(store: &Arc<Store>) -> Self {
-        Ended(rustix::fs::fstat(&store.lock).ok().map(|stat| identity(&stat)))
+        Ended(rustix::fs::fstat(&store.lock.0).ok().map(|stat| identity(&stat)))
     }
 }
 

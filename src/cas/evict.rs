@@ -11,7 +11,8 @@ use super::CasError;
 use super::index::Row;
 use super::key::Key;
 use super::limits::{
-    EVICT_BATCH, EVICT_FROM_64THS, EVICT_TO_64THS, GRACE_SECONDS, USE_BUCKET_SECONDS, charge,
+    EVICT_BATCH, EVICT_FROM_64THS, EVICT_TO_64THS, GRACE_SECONDS, RELIEF_BYTES_MIN, USE_BUCKET_SECONDS,
+    charge,
 };
 use super::live::{Live, State};
 use super::store::Store;
@@ -58,8 +59,54 @@ impl Store {
             return Ok(());
         }
         let _guard = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
-        self.checkpoint_locked()?;
+        self.checkpoint_or_relieve()?;
         self.evict(part(EVICT_TO_64THS), self.grown_old())
+    }
+
+    /// A checkpoint; if the disk is too full even for that, room is made first. The caller holds `maintenance`.
+    pub(super) fn checkpoint_or_relieve(&self) -> Result<(), CasError> {
+        match self.checkpoint_locked() {
+            Err(CasError::Full { .. }) => self.relieve_locked(),
+            done => done,
+        }
+    }
+
+    /// Makes room on a disk that others have filled, or that is smaller than the store may be.
+    pub(super) fn relieve(&self) -> Result<(), CasError> {
+        let _guard = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        self.relieve_locked()
+    }
+
+    fn relieve_locked(&self) -> Result<(), CasError> {
+        let bytes = self.bytes.load(Ordering::SeqCst);
+        let goal = bytes.saturating_sub(RELIEF_BYTES_MIN.max(bytes / 16));
+        self.evict(goal, u32::MAX)?;
+        self.evict_unindexed(goal)?;
+        self.checkpoint_locked()
+    }
+
+    /// For a disk on which the index can't grow: what only memory and the log know goes, longest unused first.
+    fn evict_unindexed(&self, goal: u64) -> Result<(), CasError> {
+        let mut recent = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = shard.iter().filter(|(_, live)| live.state == State::Recent && live.pins == 0);
+            recent.extend(found.map(|(key, live)| (live.used, *key, live.version)));
+        }
+        recent.sort_unstable();
+        for (_, key, version) in recent {
+            if self.bytes.load(Ordering::SeqCst) <= goal {
+                break;
+            }
+            let mut shard = self.shard(&key);
+            let Some(live) = shard.get(&key).copied() else { continue };
+            if live.version == version && live.pins == 0 {
+                self.remove_entry(&mut shard, &key.digest(live.size_bytes))?;
+                self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+                self.counters.bytes_evicted.fetch_add(charge(live.size_bytes), Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     /// On the path of a put: until `bytes` more fit, if they can.
@@ -71,13 +118,22 @@ impl Store {
             return Ok(());
         }
         // What came since the last checkpoint can't be evicted: its last use is not in the index.
-        self.checkpoint_locked()?;
+        self.checkpoint_or_relieve()?;
         self.evict(goal().min(self.size_bytes_max / 64 * EVICT_TO_64THS), self.grown_old())?;
         if self.bytes.load(Ordering::SeqCst) <= goal() {
             return Ok(());
         }
-        self.checkpoint_locked()?;
-        self.evict(goal(), u32::MAX)
+        self.checkpoint_or_relieve()?;
+        // A little more than is needed, so that not each put comes here.
+        self.evict(goal().saturating_sub(self.size_bytes_max / 64), u32::MAX)
+    }
+
+    /// Whatever is not pinned, until `goal`.
+    #[cfg(test)]
+    pub(super) fn evict_to(&self, goal: u64) -> Result<(), CasError> {
+        let _guard = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checkpoint_or_relieve()?;
+        self.evict(goal, u32::MAX)
     }
 
     /// The last moment of use that is beyond grace.

@@ -7,6 +7,7 @@
 use super::ending;
 use super::limits::CHECKPOINT_INTERVAL;
 use super::store::Store;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -99,7 +100,15 @@ impl Drop for Thread {
 fn keep(store: Arc<Store>) {
     let ended = ending::Ended::of(&store);
     while store.bell.wait() {
-        let done = store.checkpoint().and_then(|()| store.evict_in_background());
+        if store.tuning.is_keeper_idle {
+            continue;
+        }
+        let done = match store.is_short.swap(false, Ordering::SeqCst) {
+            true => store.relieve(),
+            false => store.checkpoint(),
+        };
+        // Eviction also after a failed checkpoint: it may have failed for want of room.
+        let done = store.evict_in_background().and(done);
         if let Err(error) = done {
             tracing::warn!(%error, "the store could not be brought to the disk");
         }

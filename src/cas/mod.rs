@@ -78,12 +78,19 @@ pub enum Durability {
 struct Tuning {
     log_records: u32,
     are_drafts_named: bool,
+    /// The keeper only writes the last checkpoint: the test does the rest when it wants it.
+    is_keeper_idle: bool,
     boot: [u8; 8],
 }
 
 impl Tuning {
     fn usual() -> Self {
-        Tuning { log_records: limits::LOG_RECORDS_SOFT, are_drafts_named: false, boot: open::boot() }
+        Tuning {
+            log_records: limits::LOG_RECORDS_SOFT,
+            are_drafts_named: false,
+            is_keeper_idle: false,
+            boot: open::boot(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::log::Log;
 use super::places::{Places, errno_of, looks_like};
 use super::record::{Event, Record};
 use super::stats::Counters;
-use super::store::Store;
+use super::store::{Locked, Store};
 use super::{CasOptions, Durability, Tuning};
 use crate::action::{Digest, DigestFunction};
 use rustix::fs::{FlockOperation, Mode};
@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Opens the store and starts its keeper.
@@ -58,6 +58,7 @@ pub(super) fn open(
         bytes: AtomicU64::new(totals.bytes),
         reserved: AtomicU64::new(0),
         pending: AtomicU64::new(0),
+        is_short: AtomicBool::new(false),
         lock,
     };
     store.replay(records, totals.generation)?;
@@ -92,7 +93,7 @@ fn make_dir(dir: &Path) -> Result<(), CasError> {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, CasError> {
+fn lock(dir: &Path) -> Result<Locked, CasError> {
     let path = dir.join("lock");
     let failed = |errno| CasError::io(format!("lock {}", path.display()), errno);
     let mut options = File::options();
@@ -119,7 +120,7 @@ fn lock(dir: &Path) -> Result<File, CasError> {
     let pid = format!("{:<15}\n", rustix::process::getpid().as_raw_pid());
     // For people; on a full disk the lock holds without it.
     let _ = file.write_all_at(pid.as_bytes(), 0);
-    Ok(file)
+    Ok(Locked(file))
 }
 
 impl Store {
@@ -132,7 +133,9 @@ impl Store {
         }
         // At once: both files may be taken, and the first put needs a free one.
         if last > committed {
-            self.write_generation(last)?;
+            let totals = self.write_generation(last)?;
+            self.bytes.store(totals.bytes, Ordering::SeqCst);
+            self.counters.blobs.store(totals.blobs, Ordering::Relaxed);
         }
         self.log.restart(last);
         Ok(())

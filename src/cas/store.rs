@@ -23,7 +23,7 @@ use crate::failpoint;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
@@ -46,8 +46,10 @@ pub(super) struct Store {
     pub reserved: AtomicU64,
     /// Dirty entries in memory.
     pub pending: AtomicU64,
-    /// Locked for as long as the store is open.
-    pub lock: File,
+    /// A put has met a full disk.
+    pub is_short: AtomicBool,
+    /// The last field, so that whoever gets the lock finds the index closed.
+    pub lock: Locked,
 }
 
 /// Whether a blob is there.
@@ -79,10 +81,14 @@ impl Drop for Reserved {
     }
 }
 
-impl Drop for Store {
+/// The lock file, locked until this is dropped.
+#[derive(Debug)]
+pub(super) struct Locked(pub File);
+
+impl Drop for Locked {
     fn drop(&mut self) {
         // By hand: a child between fork and exec has the descriptor too, and so the lock.
-        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
     }
 }
 
@@ -312,6 +318,15 @@ impl Store {
         live.state = State::Gone;
         self.changed(live);
         live.version
+    }
+
+    /// Has the keeper make room if a put met a full disk.
+    pub(super) fn noticing<T>(&self, done: Result<T, CasError>) -> Result<T, CasError> {
+        if matches!(done, Err(CasError::Full { .. })) {
+            self.is_short.store(true, Ordering::SeqCst);
+            self.bell.ring();
+        }
+        done
     }
 
     /// Notes that an entry differs from its row.

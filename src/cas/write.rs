@@ -77,9 +77,9 @@ impl BlobWriter {
     /// For bytes whose digest the caller has computed itself.
     fn write_unhashed(&mut self, bytes: &[u8]) -> Result<(), CasError> {
         let written = failpoint::hit("cas.write").map_err(std::io::Error::from);
-        written
-            .and_then(|()| self.draft.file.write_all(bytes))
-            .map_err(|error| CasError::from_io(format!("write blob {}", self.expected), &error))
+        let done = written.and_then(|()| self.draft.file.write_all(bytes));
+        let failed = |error| CasError::from_io(format!("write blob {}", self.expected), &error);
+        self.cas.store().noticing(done.map_err(failed))
     }
 
     /// Bytes taken so far.
@@ -104,7 +104,8 @@ impl BlobWriter {
         let BlobWriter { cas, expected, draft, reserved, .. } = self;
         let store = cas.store();
         sync_file(store.durability, draft.file.as_fd(), &expected)?;
-        if store.publish(&expected, |objects, path| draft.place(objects, path))? {
+        let placed = store.publish(&expected, |objects, path| draft.place(objects, path));
+        if store.noticing(placed)? {
             store.counters.written.fetch_add(1, Ordering::Relaxed);
         }
         drop(reserved);

@@ -146,7 +146,7 @@ fn suspects_stay_suspect_over_a_clean_restart() {
 }
 
 /// As a machine that stops would leave it: what the page cache has, at one moment.
-fn copy_store(from: &Path, to: &Path) {
+pub(super) fn copy_store(from: &Path, to: &Path) {
     let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(status.success());
 }

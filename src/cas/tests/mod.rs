@@ -31,7 +31,9 @@ impl Scene {
 
     fn of_size(size_bytes_max: u64) -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        Scene { dir, size_bytes_max, durability: Durability::Process, tuning: Tuning::usual() }
+        // Small logs, which are made and read quickly.
+        let tuning = Tuning { log_records: 1 << 10, is_keeper_idle: true, ..Tuning::usual() };
+        Scene { dir, size_bytes_max, durability: Durability::Process, tuning }
     }
 
     fn path(&self) -> PathBuf {
