@@ -1,11 +1,13 @@
 //! Sockets, TLS, tokens, and which instance a peer reaches.
 
 use super::scene::*;
-use crate::action::Digest;
+use crate::action::{Digest, encode};
 use crate::serve::*;
 use fulgurite_proto::reapi;
 use fulgurite_proto::reapi::capabilities_client::CapabilitiesClient;
 use fulgurite_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
+use fulgurite_proto::reapi::execution_client::ExecutionClient;
+use prost::Message;
 use sha2::Digest as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -185,6 +187,45 @@ async fn g19_one_tenant_does_not_see_what_another_has() {
         let answer = ContentAddressableStorageClient::new(server.plain()).find_missing_blobs(request).await;
         assert_eq!(answer.unwrap().into_inner().missing_blob_digests.len(), missing);
     }
+    server.end().await;
+}
+
+#[tokio::test]
+async fn g21_operations_are_found_by_their_own_tenant_alone() {
+    use fulgurite_proto::google::longrunning::GetOperationRequest;
+    use fulgurite_proto::google::longrunning::operations_client::OperationsClient;
+    let only = |name: &str| token(name, Reach::Only(vec![name.to_owned()]));
+    let access = Access { tokens: vec![only("one"), only("two/deep")], ..Access::default() };
+    let server = Tcp::start(None, access).await;
+    let put = |bytes: &[u8]| Some(encode::digest(&server.stores[0].put_bytes(SHA, bytes).unwrap()));
+    let command = reapi::Command { arguments: vec!["true".to_owned()], ..Default::default() };
+    let action = reapi::Action {
+        command_digest: put(&command.encode_to_vec()),
+        input_root_digest: put(b""),
+        ..Default::default()
+    };
+    fn with<T>(message: T, token: &str) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request
+    }
+    let request = reapi::ExecuteRequest {
+        instance_name: "one".to_owned(),
+        action_digest: put(&action.encode_to_vec()),
+        ..Default::default()
+    };
+    let mut client = ExecutionClient::new(server.plain());
+    let mut stream = client.execute(with(request, "one")).await.unwrap().into_inner();
+    let name = stream.message().await.unwrap().unwrap().name;
+    let wait = || reapi::WaitExecutionRequest { name: name.clone() };
+    let get = || GetOperationRequest { name: name.clone() };
+    assert!(client.wait_execution(with(wait(), "one")).await.is_ok());
+    let refused = client.wait_execution(with(wait(), "two/deep")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let mut operations = OperationsClient::new(server.plain());
+    assert!(operations.get_operation(with(get(), "one")).await.is_ok());
+    assert_eq!(operations.get_operation(with(get(), "two/deep")).await.unwrap_err().code(), Code::NotFound);
+    drop(stream);
     server.end().await;
 }
 
