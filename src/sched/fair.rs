@@ -2,8 +2,8 @@
 //!
 //! Weighted fair queueing over the slot time or CPU time that was used: whoever will have used least comes next, and
 //! who was away comes back at the level of the least served of those who are here, so that nobody saves up. A run is
-//! charged with the mean of its invocation at its start and with the truth at its end. Priority (lower is sooner) counts within a tenant, before
-//! fairness between its invocations.
+//! charged with the mean of its invocation at its start and with the truth at its end. Priority (lower is sooner)
+//! counts within a tenant, before fairness between its invocations.
 
 use super::limits::{FIRST_CHARGE_MICROS, IDLE_SHARES_MAX};
 use std::collections::BTreeMap;

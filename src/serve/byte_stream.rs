@@ -151,7 +151,7 @@ impl ByteStreamService {
             }
             let received = message.data.len() as u64;
             self.context.metrics.bytes_received.add(received);
-            self.store(&mut writing, message.data, message.finish_write).await?;
+            self.store(name, &mut writing, message.data, message.finish_write).await?;
             if message.finish_write {
                 return Ok(committed(name));
             }
@@ -182,9 +182,18 @@ impl ByteStreamService {
         }
     }
 
-    async fn store(&self, writing: &mut Writing, data: Bytes, finish: bool) -> Result<(), Status> {
+    async fn store(
+        &self,
+        name: &WriteName,
+        writing: &mut Writing,
+        data: Bytes,
+        finish: bool,
+    ) -> Result<(), Status> {
         let mut upload = writing.lend()?;
-        let is_short = data.len() <= INLINE_WRITE_BYTES;
+        // A small piece of zstd may hold gigabytes, up to what was announced.
+        let is_plain =
+            name.compression == Compression::Identity || name.digest.size_bytes <= INLINE_WRITE_BYTES as u64;
+        let is_short = is_plain && data.len() <= INLINE_WRITE_BYTES;
         let work = move || {
             upload.take(&data)?;
             if finish { upload.finish().map(|()| None) } else { Ok(Some(upload)) }

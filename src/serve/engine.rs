@@ -86,6 +86,15 @@ pub(super) struct Watcher {
     pub(super) progress: watch::Receiver<Progress>,
 }
 
+/// Tells the threads of an engine to end when it is dropped: for a server that never ran.
+pub(super) struct StopOnDrop(pub(super) Engine);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.tell_to_stop();
+    }
+}
+
 impl Drop for Watcher {
     fn drop(&mut self) {
         let now = self.engine.now();
@@ -254,10 +263,15 @@ impl Engine {
         self.shared.active.subscribe()
     }
 
-    /// Ends the threads, once they are done with what they run. Blocks.
-    pub(super) fn stop(&self) {
+    /// Tells the threads to end, once they are done with what they run.
+    fn tell_to_stop(&self) {
         self.lock().stopping = true;
         self.shared.work.notify_all();
+    }
+
+    /// Ends the threads, once they are done with what they run. Blocks.
+    pub(super) fn stop(&self) {
+        self.tell_to_stop();
         let threads =
             std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

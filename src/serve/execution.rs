@@ -11,7 +11,9 @@ use super::context::Context;
 use super::drive;
 use super::engine::{Engine, Task};
 use super::instance::{Instance, digest, function};
-use super::limits::{ACTION_BYTES_MAX, COMMAND_BYTES_MAX, INVOCATION_BYTES_MAX, VIOLATIONS_IN_HEADERS_MAX};
+use super::limits::{
+    ACTION_BYTES_MAX, COMMAND_BYTES_MAX, INLINE_READ_BYTES, INVOCATION_BYTES_MAX, VIOLATIONS_IN_HEADERS_MAX,
+};
 use super::lookup::{self, Inline};
 use super::platform::PlatformError;
 use super::reply::{Done, Facts, Progress};
@@ -22,6 +24,7 @@ use crate::action::{ActionSpec, Command, Digest, decode};
 use crate::cas::CasError;
 use crate::exec::executor::{Cancel, Job};
 use crate::sched::{OperationId, Submission};
+use bytes::Bytes;
 use fulgurite_proto::reapi;
 use fulgurite_proto::reapi::execution_server::Execution;
 use prost::Message;
@@ -71,26 +74,25 @@ fn invocation(headers: &MetadataMap) -> Result<String, Status> {
     Ok(invocation)
 }
 
-/// Reads an action and its command; if one is missing, all that is missing of the closure.
-fn read(instance: &Instance, digest: &Digest) -> Result<Read, Status> {
-    let encoded = match instance.blobs.read(digest, ACTION_BYTES_MAX) {
-        Ok(encoded) => encoded,
-        Err(CasError::Missing(action)) => return Ok(Read::Missing(vec![action])),
-        Err(error) => return Err(status::of_blob(&error)),
-    };
+/// Reads an action; `None` if it is missing.
+fn read_action(instance: &Instance, digest: &Digest) -> Result<Option<ActionSpec>, Status> {
+    let Some(encoded) = read(instance, digest, ACTION_BYTES_MAX)? else { return Ok(None) };
     let mut action = decode::action(digest.function, &encoded).map_err(|error| status::of_message(&error))?;
     // No time at all is no limit that anybody means.
     action.timeout = action.timeout.filter(|timeout| !timeout.is_zero());
-    match instance.blobs.read(&action.command_digest, COMMAND_BYTES_MAX) {
-        Ok(encoded) => {
-            let command = decode::command(&encoded).map_err(|error| status::of_message(&error))?;
-            Ok(Read::Whole(Box::new((action, command))))
-        }
-        Err(CasError::Missing(command)) => {
-            let mut missing = vec![command];
-            missing.extend(walk::missing(&instance.blobs, action.input_root_digest)?);
-            Ok(Read::Missing(missing))
-        }
+    Ok(Some(action))
+}
+
+/// Reads a command; `None` if it is missing.
+fn read_command(instance: &Instance, digest: &Digest) -> Result<Option<Command>, Status> {
+    let Some(encoded) = read(instance, digest, COMMAND_BYTES_MAX)? else { return Ok(None) };
+    decode::command(&encoded).map(Some).map_err(|error| status::of_message(&error))
+}
+
+fn read(instance: &Instance, digest: &Digest, bytes_max: u64) -> Result<Option<Bytes>, Status> {
+    match instance.blobs.read(digest, bytes_max) {
+        Ok(encoded) => Ok(Some(encoded)),
+        Err(CasError::Missing(_)) => Ok(None),
         Err(error) => Err(status::of_blob(&error)),
     }
 }
@@ -150,6 +152,28 @@ impl ExecutionService {
     fn at_once(asked: Asked, done: Done) -> Result<OperationStream, Status> {
         let facts = facts(&asked.instance, asked.action, asked.inline, draw()?);
         Ok(OperationStream::known(&facts, &Progress::Done(Arc::new(done))))
+    }
+
+    /// Reads an action and its command; if one is missing, all that is missing of the closure. What is small is read
+    /// at once.
+    async fn read(&self, instance: &Arc<Instance>, digest: Digest) -> Result<Read, Status> {
+        let Some(action) = read_action(instance, &digest)? else { return Ok(Read::Missing(vec![digest])) };
+        let command_digest = action.command_digest;
+        if command_digest.size_bytes <= INLINE_READ_BYTES
+            && let Some(command) = read_command(instance, &command_digest)?
+        {
+            return Ok(Read::Whole(Box::new((action, command))));
+        }
+        let instance = instance.clone();
+        let rest = move || match read_command(&instance, &command_digest)? {
+            Some(command) => Ok(Read::Whole(Box::new((action, command)))),
+            None => {
+                let mut missing = vec![command_digest];
+                missing.extend(walk::missing(&instance.blobs, action.input_root_digest)?);
+                Ok(Read::Missing(missing))
+            }
+        };
+        self.context.disk.run(rest).await?
     }
 
     fn check(&self, instance: &Instance, action: &ActionSpec, command: &Command) -> Result<(), Status> {
@@ -223,9 +247,7 @@ impl Execution for ExecutionService {
             }
             self.context.metrics.cache_misses.count();
         }
-        let (instance, action) = (asked.instance.clone(), asked.action);
-        let read = self.context.disk.run_if_long(asked.action.size_bytes, move || read(&instance, &action));
-        match read.await?? {
+        match self.read(&asked.instance, asked.action).await? {
             Read::Whole(whole) => {
                 let (action, command) = *whole;
                 self.check(&asked.instance, &action, &command)?;

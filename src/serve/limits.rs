@@ -162,7 +162,7 @@ pub const LOCAL_RESETS_MAX: usize = 256;
 /// Accepted connections that wait for the server to take them.
 pub const ACCEPTED_MAX: usize = 16;
 
-/// How long killed actions may take to be gone, when the server ends: a process in the kernel's hands may take for ever.
+/// How long killed actions may take to be gone, when the server ends: what the kernel holds may take for ever.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long streams may go on after the last action ended, when the server ends.

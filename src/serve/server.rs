@@ -10,7 +10,7 @@ use super::blobs::Disk;
 use super::byte_stream::ByteStreamService;
 use super::capabilities::CapabilitiesService;
 use super::context::Context;
-use super::engine::Engine;
+use super::engine::{Engine, StopOnDrop};
 use super::execution::ExecutionService;
 use super::gate::Gate;
 use super::instance::Instances;
@@ -66,6 +66,7 @@ pub struct Server {
     context: Arc<Context>,
     gate: Gate,
     health: HealthReporter,
+    threads: Option<StopOnDrop>,
 }
 
 impl Server {
@@ -102,6 +103,7 @@ impl Server {
             }
             None => None,
         };
+        let threads = engine.clone().map(StopOnDrop);
         let context = Arc::new(Context {
             instances: Instances::new(instances, limits.partial_uploads),
             disk: Disk::new(limits.disk_operations),
@@ -111,7 +113,7 @@ impl Server {
         });
         let (health, routes) = routes(&context).await?;
         let gate = Gate::new(routes, &access, &limits, metrics);
-        Ok(Server { listeners, uids: access.uids.into(), limits, drain_for, context, gate, health })
+        Ok(Server { listeners, uids: access.uids.into(), limits, drain_for, context, gate, health, threads })
     }
 
     /// The TCP addresses that it listens at.
@@ -136,7 +138,7 @@ impl Server {
         shutdown: impl Future<Output = ()>,
         hurry: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Server { listeners, uids, limits, drain_for, context, gate, health } = self;
+        let Server { listeners, uids, limits, drain_for, context, gate, health, threads } = self;
         let (shutting, shut) = watch::channel(false);
         let (closing, closed) = watch::channel(false);
         let room = Arc::new(Semaphore::new(limits.connections));
@@ -173,6 +175,7 @@ impl Server {
             tasks.shutdown().await;
         }
         // A thread whose action cannot be killed is left to the end of the process.
+        drop(threads);
         if is_quiet && let Some(engine) = context.engine.clone() {
             let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
         }

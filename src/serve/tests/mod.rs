@@ -2,6 +2,7 @@
 
 mod blobs;
 mod byte_stream;
+mod draining;
 mod execution;
 mod hostile;
 mod results;

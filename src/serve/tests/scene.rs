@@ -15,7 +15,6 @@ use fulgurite_proto::reapi::capabilities_client::CapabilitiesClient;
 use fulgurite_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use fulgurite_proto::reapi::execution_client::ExecutionClient;
 use prost::Message;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -31,7 +30,6 @@ type Script = Box<dyn Fn(&Job, &Cancel, &dyn Watch) -> Execution + Send + Sync>;
 pub(super) struct Fake {
     script: Script,
     slots: usize,
-    pub(super) runs: AtomicUsize,
 }
 
 impl Fake {
@@ -39,17 +37,12 @@ impl Fake {
         slots: usize,
         script: impl Fn(&Job, &Cancel, &dyn Watch) -> Execution + Send + Sync + 'static,
     ) -> Arc<Fake> {
-        Arc::new(Fake { script: Box::new(script), slots, runs: AtomicUsize::new(0) })
-    }
-
-    pub(super) fn runs(&self) -> usize {
-        self.runs.load(Ordering::SeqCst)
+        Arc::new(Fake { script: Box::new(script), slots })
     }
 }
 
 impl Executor for Fake {
     fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
-        self.runs.fetch_add(1, Ordering::SeqCst);
         (self.script)(job, cancel, watch)
     }
 
@@ -341,4 +334,25 @@ pub(super) fn announce(watch: &dyn Watch) {
         ..Timeline::default()
     };
     watch.started(&timeline);
+}
+
+/// Holds every action until it is canceled or let go.
+pub(super) fn holding(began: &Latch, canceled: &Latch, go: &Latch) -> impl FnOnce(&Cas) -> Arc<Fake> {
+    let (began, canceled, go) = (began.clone(), canceled.clone(), go.clone());
+    move |cas| {
+        let cas = cas.clone();
+        Fake::new(1, move |_, cancel, watch| {
+            let (kill, over) = (canceled.clone(), go.clone());
+            cancel.arm(move || {
+                kill.open();
+                over.open();
+            });
+            announce(watch);
+            began.open();
+            go.wait(1);
+            cancel.disarm();
+            let verdict = if cancel.is_canceled() { Verdict::Canceled } else { Verdict::Exited };
+            Execution { verdict, ..hello(&cas) }
+        })
+    }
 }
