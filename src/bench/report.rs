@@ -171,8 +171,19 @@ impl Series {
 }
 
 /// The order in which phases happen, for people.
-const PHASES: [&str; 12] = [
-    "create", "mount", "start", "run", "quiet", "collect", "reset", "destroy", "stage", "open", "reopen",
+const PHASES: [&str; 13] = [
+    "create",
+    "mount",
+    "start",
+    "run",
+    "quiet",
+    "collect",
+    "reset",
+    "destroy",
+    "stage",
+    "stage_cpu",
+    "open",
+    "reopen",
     "remove",
 ];
 
