@@ -1,7 +1,7 @@
 //! Sockets, TLS, tokens, and which instance a peer reaches.
 
 use super::scene::*;
-use crate::action::{Digest, encode};
+use crate::action::{Digest, DigestFunction, encode};
 use crate::serve::*;
 use fulgurite_proto::reapi;
 use fulgurite_proto::reapi::capabilities_client::CapabilitiesClient;
@@ -47,9 +47,10 @@ impl Tcp {
         let server = Server::bind(options, Some(Fake::new(1, |_, _, _| exited(0)))).await.unwrap();
         let address = server.addresses()[0];
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(server.run(async {
+        let end = async {
             let _ = stopped.await;
-        }));
+        };
+        let serving = tokio::spawn(server.run(end, std::future::pending()));
         Tcp { address, _dir: dir, stores, stop, serving }
     }
 
@@ -86,7 +87,7 @@ fn code(answer: Result<(), Status>) -> Code {
 }
 
 fn token(secret: &str, reach: Reach) -> Token {
-    Token { secret: secret.to_owned(), reach }
+    Token { sha256: Digest::of(DigestFunction::Sha256, secret.as_bytes()).hash, reach }
 }
 
 #[tokio::test]
