@@ -46,10 +46,7 @@ impl Operations for OperationsService {
         let listed = self.context.engine.as_ref().map(|engine| engine.list(&instance.name));
         let mut answer = ListOperationsResponse::default();
         for (facts, progress) in listed.unwrap_or_default().into_iter().take(LISTED_MAX) {
-            // Without results: a list of them could be of any size.
-            let mut operation = reply::operation(&facts, &progress);
-            operation.result = None;
-            answer.operations.push(operation);
+            answer.operations.push(reply::summary(&facts, &progress));
         }
         Ok(Response::new(answer))
     }

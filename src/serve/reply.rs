@@ -61,6 +61,16 @@ fn any(name: &str, value: Vec<u8>) -> prost_types::Any {
 
 /// An operation as clients see it. Reads from the store what the client wants inline.
 pub(super) fn operation(facts: &Facts, progress: &Progress) -> Operation {
+    let mut operation = summary(facts, progress);
+    if let Progress::Done(done) = progress {
+        let response = any("ExecuteResponse", response(facts, done));
+        operation.result = Some(operation::Result::Response(response));
+    }
+    operation
+}
+
+/// An operation without its result, which could be of any size.
+pub(super) fn summary(facts: &Facts, progress: &Progress) -> Operation {
     let (stage, partial) = match progress {
         Progress::Queued => (Stage::Queued, None),
         Progress::Executing(partial) => (Stage::Executing, Some((**partial).clone())),
@@ -73,17 +83,11 @@ pub(super) fn operation(facts: &Facts, progress: &Progress) -> Operation {
         digest_function: function_number(facts.action.function),
         ..reapi::ExecuteOperationMetadata::default()
     };
-    let result = match progress {
-        Progress::Done(done) => {
-            Some(operation::Result::Response(any("ExecuteResponse", response(facts, done))))
-        }
-        _ => None,
-    };
     Operation {
         name: facts.name.clone(),
         metadata: Some(any("ExecuteOperationMetadata", metadata.encode_to_vec())),
-        done: result.is_some(),
-        result,
+        done: progress.is_done(),
+        result: None,
     }
 }
 
