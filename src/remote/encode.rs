@@ -170,11 +170,17 @@ impl Remote {
         let mut client =
             ExecutionClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = client.execute(request).await.map_err(refused(CALL))?.into_inner();
+        let mut done = None;
+        // To its end: a stream that is dropped is reset, and a connection bears only so many resets.
         while let Some(operation) = stream.message().await.map_err(refused(CALL))? {
-            if operation.done {
-                return decode::executed(self.function, operation);
-            }
+            done = done.or_else(|| operation.done.then_some(operation));
         }
-        Err(RemoteError::Malformed { call: CALL, why: "the stream ended before the operation".to_owned() })
+        match done {
+            Some(operation) => decode::executed(self.function, operation),
+            None => Err(RemoteError::Malformed {
+                call: CALL,
+                why: "the stream ended before the operation".to_owned(),
+            }),
+        }
     }
 }
