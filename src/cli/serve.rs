@@ -128,7 +128,8 @@ impl Daemon {
             tracing::info!("inputs are not staged by {way}: {why}");
         }
         let slots = usize::try_from(config.execution.slots).unwrap_or(1);
-        let pool = Pool::new(runtime.clone(), PoolOptions { sandboxes_max: slots, idle_max: slots })
+        // While one sandbox resets itself, its slot has another.
+        let pool = Pool::new(runtime.clone(), PoolOptions { sandboxes_max: 2 * slots, idle_max: 2 * slots })
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
         let executor = Arc::new(executor(config, &cas, stager, &pool)?);
         Ok(Daemon { cas, results, pool, executor })
@@ -233,10 +234,10 @@ fn executor(config: &Config, cas: &Cas, stager: Stager, pool: &Pool) -> Result<S
     // The first tenant's first actions find their sandboxes ready.
     if let Some(tenant) = options.tenants.keys().min() {
         let network = network(config.execution.network);
-        pool.prepare(&SandboxSpec { tenant: tenant.clone(), network, ..spec }, slots)?;
+        pool.prepare(&SandboxSpec { tenant: tenant.clone(), network, ..spec }, 2 * slots)?;
     }
     Sandboxed::new(pool.clone(), cas.clone(), stager, layers, spools, options)
-        .map_err(|errno| Failure::new(format!("cannot open /dev/null: {errno}")))
+        .map_err(|errno| Failure::new(format!("cannot start the executor: {errno}")))
 }
 
 fn network(policy: NetworkPolicy) -> Network {

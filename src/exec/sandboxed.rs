@@ -17,10 +17,10 @@ use crate::action::{ActionResult, Command, Digest, DigestFunction, Directory, Ti
 use crate::cas::Cas;
 use crate::output::limits::HandoffLimits;
 use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
-use crate::stage::root::{StagedRoot, Stager};
+use crate::stage::root::{RootView, StagedRoot, Stager};
 use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::outcome::{End, Outcome};
-use fulgurite_sandbox::pool::{Lease, Pool};
+use fulgurite_sandbox::pool::{Cleaner, Lease, Pool};
 use fulgurite_sandbox::sandbox::Action;
 use fulgurite_sandbox::spec::SandboxSpec;
 use rustix::fd::{AsFd, OwnedFd};
@@ -28,8 +28,11 @@ use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Threads that unmount and remove: they mostly wait for the kernel.
+const CLEANERS: usize = 3;
 /// Where the input root is, inside.
 const WORK: &str = "/work";
 
@@ -65,6 +68,8 @@ pub struct Sandboxed {
     stager: Stager,
     layers: LayerHome,
     spools: Spools,
+    cleaners: [Cleaner; CLEANERS],
+    turn: AtomicUsize,
     nothing: OwnedFd,
     options: SandboxedOptions,
 }
@@ -87,7 +92,7 @@ struct Ready {
     staged: Arc<StagedRoot>,
     lease: Lease,
     layer: Layer,
-    mount: OwnedFd,
+    view: RootView,
     platform: Platform,
     timeout: Duration,
 }
@@ -96,7 +101,7 @@ impl Sandboxed {
     /// Runs actions in the sandboxes of `pool`, whose layers lie in `layers`, on the filesystem of `cas`.
     ///
     /// # Errors
-    /// When /dev/null cannot be opened.
+    /// When /dev/null cannot be opened, or a thread not be started.
     pub fn new(
         pool: Pool,
         cas: Cas,
@@ -104,9 +109,11 @@ impl Sandboxed {
         layers: LayerHome,
         spools: Spools,
         options: SandboxedOptions,
-    ) -> rustix::io::Result<Self> {
+    ) -> std::io::Result<Self> {
         let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Sandboxed { pool, cas, stager, layers, spools, nothing, options })
+        let cleaners = [Cleaner::start()?, Cleaner::start()?, Cleaner::start()?];
+        let turn = AtomicUsize::new(0);
+        Ok(Sandboxed { pool, cas, stager, layers, spools, cleaners, turn, nothing, options })
     }
 
     /// All that comes before the command.
@@ -139,12 +146,12 @@ impl Sandboxed {
         let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
         let layer = self.layers.create(owner)?;
         match self.view(job, &staged, &layer, owner, id) {
-            Ok(mount) => {
+            Ok(view) => {
                 result.timeline.input_fetch_completed = Some(now());
-                Ok(Ready { staged, lease, layer, mount, platform, timeout })
+                Ok(Ready { staged, lease, layer, view, platform, timeout })
             }
             Err(verdict) => {
-                self.remove(layer);
+                self.remove(layer, None);
                 Err(verdict)
             }
         }
@@ -157,10 +164,11 @@ impl Sandboxed {
         layer: &Layer,
         owner: Option<Owner>,
         id: u32,
-    ) -> Result<OwnedFd, Verdict> {
+    ) -> Result<RootView, Verdict> {
         let paths = job.command.outputs.iter().filter_map(|output| output.path.as_ref());
-        prepare_parents(layer.upper(), staged.lower(), paths, owner)?;
-        Ok(staged.view(self.pool.runtime(), id, layer)?.mount)
+        staged.view_after(self.pool.runtime(), id, layer, |lower| {
+            Ok(prepare_parents(layer.upper(), Some(lower), paths, owner)?)
+        })
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch, result: &mut ActionResult) -> Verdict {
@@ -172,7 +180,7 @@ impl Sandboxed {
         let (out, err) = match streams {
             Ok(streams) => streams,
             Err(error) => {
-                self.remove(ready.layer);
+                self.remove(ready.layer, Some(ready.view));
                 return error.into();
             }
         };
@@ -187,13 +195,12 @@ impl Sandboxed {
         let printed = self.printed(job.function, out, err, &outcome, result);
         let handed = self.outputs(job, &ready, &outcome, result);
         result.timeline.output_upload_completed = Some(now());
-        let Ready { staged, lease, layer, mount, .. } = ready;
-        // In this order: nobody sees the overlay any more, the sandbox resets itself, the layer goes.
-        drop((mount, lease));
+        let Ready { lease, layer, view, .. } = ready;
+        // The sandbox resets itself from now on.
+        drop(lease);
         if outcome.quiet {
-            self.remove(layer);
+            self.remove(layer, Some(view));
         }
-        drop(staged);
         verdict::of(&outcome, result, printed.and(handed))
     }
 
@@ -216,7 +223,7 @@ impl Sandboxed {
             stdin: self.nothing.as_fd(),
             stdout: out.writer(),
             stderr: err.writer(),
-            work: Some(ready.mount.as_fd()),
+            work: Some(ready.view.mount.as_fd()),
             limits: &ready.platform.limits,
             timeout: Some(ready.timeout),
             kill_delay: Duration::ZERO,
@@ -257,7 +264,7 @@ impl Sandboxed {
         }
         let request = HandoffRequest {
             upper: ready.layer.upper(),
-            merged: Some(ready.mount.as_fd()),
+            merged: Some(ready.view.mount.as_fd()),
             command: &job.command,
             inputs: &StagedInputs(&ready.staged),
             marks: marks(self.pool.runtime()),
@@ -273,10 +280,13 @@ impl Sandboxed {
         Ok(())
     }
 
-    /// Removes a layer, on the thread for what nobody should wait for.
-    fn remove(&self, layer: Layer) {
+    /// Unmounts a view and removes its layer, on a thread for what nobody should wait for: each mount takes the kernel
+    /// a grace period.
+    fn remove(&self, layer: Layer, view: Option<RootView>) {
         let stager = self.stager.clone();
-        self.pool.cleaner().clean(move || {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.cleaners[turn % CLEANERS].clean(move || {
+            drop(view);
             // What cannot be removed now is found by the sweep of the next start.
             let _ = layer.destroy();
             let _ = stager.tidy();
@@ -305,6 +315,12 @@ fn strings(command: &Command, directory: String) -> Result<Strings, std::ffi::Nu
     let arguments = command.arguments.iter().map(|argument| CString::new(argument.as_str()));
     let variables = command.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
     Ok((arguments.collect::<Result<_, _>>()?, variables.collect::<Result<_, _>>()?, CString::new(directory)?))
+}
+
+impl Drop for Sandboxed {
+    fn drop(&mut self) {
+        self.cleaners.iter_mut().for_each(Cleaner::stop);
+    }
 }
 
 impl Executor for Sandboxed {

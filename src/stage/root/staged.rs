@@ -66,6 +66,9 @@ pub struct RootView {
     /// The inputs alone, a directory: names, kinds, modes and symlinks. Not what is *in* files, which is elsewhere with
     /// composefs: ask [`StagedRoot::lookup`], or read through `mount`.
     pub lower: OwnedFd,
+    /// What the overlay was made of. It holds what it needs; to unmount this takes the kernel a grace period, which
+    /// nobody shall wait for before the action runs.
+    _below: Option<OwnedFd>,
     _kept: Arc<Kept>,
 }
 
@@ -228,23 +231,24 @@ impl StagedRoot {
             || StageRootError::io(format!("mount an overlay with its layer in {}", layer.path().display()));
         let layers = |lower| Layers { lower, upper: layer.upper(), work: work.as_fd() };
         let features = runtime.features();
-        let mounted = match &self.kept.lower {
-            Lower::Image { mount, .. } => {
-                let mapped = runtime.map_owner(mount.as_fd(), action_id)?;
-                let mapped = mapped.ok_or(Errno::OPNOTSUPP);
-                let mapped = mapped.map_err(StageRootError::io("map the owner of an image"))?;
+        let below = match &self.kept.lower {
+            Lower::Image { mount, .. } => runtime.map_owner(mount.as_fd(), action_id)?,
+            Lower::Tree { root, .. } => runtime.map_owner(root.as_fd(), action_id)?,
+            Lower::None => None,
+        };
+        let mounted = match (&self.kept.lower, &below) {
+            (Lower::Image { .. }, Some(mapped)) => {
                 layer::overlay_over_data(&layers(mapped.as_fd()), self.kept.cas.objects(), features)
             }
-            Lower::Tree { root, .. } => match runtime.map_owner(root.as_fd(), action_id)? {
-                Some(mapped) => {
-                    let layers = layers(mapped.as_fd());
-                    layer::overlay_on_detached(&layers, layer.dir(), c"lower", features)
-                }
-                None => layer::overlay(&layers(root.as_fd()), features),
-            },
-            Lower::None => layer::overlay(&layers(lower.as_fd()), features),
+            (Lower::Image { .. }, None) => Err(Errno::OPNOTSUPP),
+            (Lower::Tree { .. }, Some(mapped)) => {
+                layer::overlay_on_detached(&layers(mapped.as_fd()), layer.dir(), c"lower", features)
+            }
+            (Lower::Tree { root, .. }, None) => layer::overlay(&layers(root.as_fd()), features),
+            (Lower::None, _) => layer::overlay(&layers(lower.as_fd()), features),
         };
-        Ok(RootView { mount: mounted.map_err(failed())?, lower, _kept: self.kept.clone() })
+        let mount = mounted.map_err(failed())?;
+        Ok(RootView { mount, lower, _below: below, _kept: self.kept.clone() })
     }
 }
 
