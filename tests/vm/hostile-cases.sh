@@ -84,7 +84,7 @@ print_table() {
         print line
       }
       if (notes) print ""
-      for (n = 1; n <= notes; n++) print "(" n ") " whys[n] (n < notes ? "  " : "")
+      for (n = 1; n <= notes; n++) print "- (" n ") " whys[n]
     }
   '
 }
