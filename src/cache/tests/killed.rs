@@ -28,13 +28,13 @@ fn the_child_that_is_killed() {
 
 #[test]
 fn a_killed_daemon_loses_no_flushed_entry_and_its_file_opens() {
-    let scene = Scene::new();
+    let mut dir = tempfile::tempdir().unwrap();
     let mut first_unread = 0;
     // Killed after the first flush, after the second, …: each time while the next batch is on its way.
     for round in 1..=6 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture", "cache::tests::killed::the_child_that_is_killed"])
-            .env(DIR, scene.dir.path())
+            .env(DIR, dir.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -47,6 +47,7 @@ fn a_killed_daemon_loses_no_flushed_entry_and_its_file_opens() {
         child.wait().unwrap();
         let flushed = flushed.expect("the child flushed");
         first_unread = first_unread.max(flushed + 1);
+        let scene = Scene::of(dir);
         let cache = scene.cache_with(&COLD);
         for index in 0..first_unread {
             assert_eq!(got(&cache, &index.to_string()).map(|text| text.len()), Some(200), "{index}");
@@ -60,5 +61,6 @@ fn a_killed_daemon_loses_no_flushed_entry_and_its_file_opens() {
         cache.close().unwrap();
         let aside = scene.dir.path().join(format!("{}.corrupt", FILE_NAME));
         assert!(!aside.exists(), "round {round}: nothing had to be moved aside");
+        dir = scene.close();
     }
 }

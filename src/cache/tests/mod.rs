@@ -23,9 +23,19 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Scene::of(tempfile::tempdir().unwrap())
+    }
+
+    /// A scene in a directory that there is; it goes with the scene.
+    pub(super) fn of(dir: tempfile::TempDir) -> Self {
         let cas = Cas::open(&CasOptions { dir: dir.path().join("cas"), size_bytes_max: 1 << 30 }).unwrap();
         Scene { dir, cas }
+    }
+
+    /// Closes the store, so that another process can open it.
+    pub(super) fn close(self) -> tempfile::TempDir {
+        self.cas.close();
+        self.dir
     }
 
     pub(super) fn blob(&self, bytes: &[u8]) -> Digest {
@@ -40,14 +50,9 @@ impl Scene {
         open(self.dir.path(), &self.cas, options)
     }
 
-    /// Evicts a blob behind the cache's back.
+    /// Takes a blob out of the store, as eviction does: the cache is not told.
     pub(super) fn evict(&self, digest: &Digest) {
-        rustix::fs::unlinkat(
-            self.cas.objects(),
-            Cas::object_path(digest).as_str(),
-            rustix::fs::AtFlags::empty(),
-        )
-        .unwrap();
+        self.cas.quarantine(digest, "a test wants it gone").unwrap();
     }
 }
 
