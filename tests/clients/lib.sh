@@ -36,7 +36,8 @@ server_command() {
     fulgurite)
       local program=${FULGURITE_BIN:-${CARGO_TARGET_DIR:-$repository/target}/release/fulgurite}
       server=("$program" serve --listen "127.0.0.1:$port" --state-dir "$state")
-      # Clients may write the action cache: what Bazel does that only caches remotely.
+      # Clients may write the action cache, as Bazel does that only caches remotely.
+      server+=(--set 'instances."".action_cache_writers=clients')
       read -ra extra <<<"${FULGURITE_SERVE_FLAGS:-}"
       server+=("${extra[@]}")
       ;;
