@@ -35,8 +35,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Threads that decode, hash small blobs and answer: the work beside them is the actions'.
-const WORKER_THREADS: usize = 2;
+/// Most threads that decode, hash small blobs and answer: the work beside them is the actions'.
+const WORKER_THREADS_MAX: usize = 8;
 
 /// Runs `fulgurite serve`.
 ///
@@ -136,8 +136,10 @@ impl Daemon {
     }
 
     fn serve(&self, config: &Config, signaled: watch::Receiver<u32>) -> Result<(), Failure> {
+        // Each more that has little to do costs a wakeup for each message.
+        let workers = usize::try_from(config.execution.slots / 2).unwrap_or(1).clamp(1, WORKER_THREADS_MAX);
         let tokio = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(WORKER_THREADS)
+            .worker_threads(workers)
             .thread_name("fulgurite-serve")
             .enable_all()
             .build()

@@ -51,3 +51,7 @@ pub const RETIRED_MAX: usize = 64;
 
 /// Bytes of the files that trees of the directory cache are linked from.
 pub const TREE_FILES_BYTES_MAX: u64 = 8 << 30;
+
+/// Paths of a root, its top not counted, up to which each action gets marks of its own in place of an image: a mark
+/// costs some 15 µs, an image with its superblock and its two mounts as much as eight of them.
+pub const MARKED_PATHS_MAX: u64 = 8;

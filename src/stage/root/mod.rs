@@ -3,6 +3,7 @@
 //! ```text
 //!   (tenant, root) ─ warm? ─► StagedRoot                                         known: one look, nothing per file
 //!        └ no ─► closure: read, checked, counted, pinned ─► composefs: an image    new: no link and no copy per file
+//!                                                            (a tiny root: marks, made for each action)
 //!                                                          directory cache: a tree
 //!                                                          copy: nothing yet
 //!   StagedRoot + layer + the action's id ─► view: overlay(lower, its owner mapped; layer) ─► /work
@@ -293,6 +294,7 @@ impl Stager {
         let blobs = closure.blobs();
         let pin = cas.pin(&blobs).map_err(StageRootError::Missing)?;
         let lower = match (self.inner.way, trees) {
+            (Way::Composefs, _) if closure.size.paths() <= limits::MARKED_PATHS_MAX => Lower::Marks,
             (Way::Composefs, _) => Lower::image(composefs::mount(dir.as_fd(), &closure)?)?,
             (Way::DirectoryCache, Some(trees)) => {
                 let (root, name) = trees.build(cas, &closure)?;

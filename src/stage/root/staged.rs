@@ -89,6 +89,8 @@ pub(super) enum Lower {
     Image { mount: OwnedFd, root: OwnedFd },
     /// A tree of the directory cache.
     Tree { root: OwnedFd, name: CString, trees: Arc<TreeCache> },
+    /// Each action gets a tree of marks: so small a root is not worth an image.
+    Marks,
     /// Each action gets a copy.
     None,
 }
@@ -120,7 +122,7 @@ impl Kept {
                 drop(root);
                 trees.remove(&name)
             }
-            Lower::Image { .. } | Lower::None => Ok(()),
+            Lower::Image { .. } | Lower::Marks | Lower::None => Ok(()),
         }
     }
 }
@@ -129,7 +131,7 @@ impl StagedRoot {
     pub(super) fn new(kept: Arc<Kept>, known: bool) -> Self {
         let size = kept.closure.size;
         let way = match kept.lower {
-            Lower::Image { .. } => Way::Composefs,
+            Lower::Image { .. } | Lower::Marks => Way::Composefs,
             Lower::Tree { .. } => Way::DirectoryCache,
             Lower::None => Way::Copy,
         };
@@ -175,7 +177,7 @@ impl StagedRoot {
     pub fn lower(&self) -> Option<BorrowedFd<'_>> {
         match &self.kept.lower {
             Lower::Image { root, .. } | Lower::Tree { root, .. } => Some(root.as_fd()),
-            Lower::None => None,
+            Lower::Marks | Lower::None => None,
         }
     }
 
@@ -201,10 +203,13 @@ impl StagedRoot {
     ) -> Result<RootView, E> {
         let lower = match &self.kept.lower {
             Lower::Image { root, .. } | Lower::Tree { root, .. } => same(root)?,
-            Lower::None => {
+            own @ (Lower::Marks | Lower::None) => {
                 let owner = runtime.features().privileged.then_some(Owner { uid: action_id, gid: action_id });
                 let Kept { cas, closure, .. } = &*self.kept;
-                trees::copy(layer.dir(), c"tree", cas, closure, owner)?
+                match own {
+                    Lower::Marks => trees::marks(layer.dir(), c"tree", cas, closure, owner)?,
+                    _ => trees::copy(layer.dir(), c"tree", cas, closure, owner)?,
+                }
             }
         };
         prepare(lower.as_fd())?;
@@ -234,7 +239,7 @@ impl StagedRoot {
         let below = match &self.kept.lower {
             Lower::Image { mount, .. } => runtime.map_owner(mount.as_fd(), action_id)?,
             Lower::Tree { root, .. } => runtime.map_owner(root.as_fd(), action_id)?,
-            Lower::None => None,
+            Lower::Marks | Lower::None => None,
         };
         let mounted = match (&self.kept.lower, &below) {
             (Lower::Image { .. }, Some(mapped)) => {
@@ -245,6 +250,9 @@ impl StagedRoot {
                 layer::overlay_on_detached(&layers(mapped.as_fd()), layer.dir(), c"lower", features)
             }
             (Lower::Tree { root, .. }, None) => layer::overlay(&layers(root.as_fd()), features),
+            (Lower::Marks, _) => {
+                layer::overlay_over_data(&layers(lower.as_fd()), self.kept.cas.objects(), features)
+            }
             (Lower::None, _) => layer::overlay(&layers(lower.as_fd()), features),
         };
         let mount = mounted.map_err(failed())?;

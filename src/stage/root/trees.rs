@@ -22,7 +22,7 @@ use crate::stage::beneath::{self, Owner, Way};
 use crate::stage::contents::{Transfer, transfer};
 use crate::stage::{Shown, TreeError, remove_tree};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,17 @@ pub struct TreeCache {
 enum Source<'a> {
     Links(&'a TreeCache),
     Copies(Option<Owner>),
+    Marks(Option<Owner>),
+}
+
+impl Source<'_> {
+    /// Who what is made belongs to; `None`: this process.
+    fn owner(&self) -> Option<Owner> {
+        match self {
+            Source::Links(_) => None,
+            Source::Copies(owner) | Source::Marks(owner) => *owner,
+        }
+    }
 }
 
 impl TreeCache {
@@ -166,6 +177,21 @@ pub fn copy(
     build(dir, name, cas, closure, &Source::Copies(owner))
 }
 
+/// Makes a tree as `name` in `dir` whose files are empty and say where in the store their bytes are, as those of an
+/// image do: for roots so small that an image costs more.
+///
+/// # Errors
+/// [`StageRootError::Io`].
+pub fn marks(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    cas: &Cas,
+    closure: &Closure,
+    owner: Option<Owner>,
+) -> Result<OwnedFd, StageRootError> {
+    build(dir, name, cas, closure, &Source::Marks(owner))
+}
+
 /// A file to be made.
 struct File<'a> {
     digest: &'a Digest,
@@ -221,7 +247,7 @@ fn place(
         What::Symlink(link) => {
             let made = || -> Result<(), Errno> {
                 rustix::fs::symlinkat(link.target.as_str(), dir, &name)?;
-                if let Source::Copies(Some(owner)) = source {
+                if let Some(owner) = source.owner() {
                     let flags = AtFlags::SYMLINK_NOFOLLOW;
                     rustix::fs::chownat(dir, &name, owner.user(), owner.group(), flags)?;
                 }
@@ -234,6 +260,7 @@ fn place(
             let file = File { digest, mode: node.mode(), mtime: node.mtime(), shown: &shown };
             match source {
                 Source::Links(cache) => cache.link(cas, &file, dir, &name),
+                Source::Marks(owner) => mark(dir, &name, &file, *owner).map_err(failed("make file")),
                 Source::Copies(owner) => {
                     let made = new_file(dir, cas, &file, *owner)?;
                     rustix::fs::linkat(&made, c"", dir, &name, AtFlags::EMPTY_PATH)
@@ -274,8 +301,25 @@ fn new_file(
     Ok(made)
 }
 
+/// A file as a layer of overlayfs has it whose bytes are in a data layer (Documentation/filesystems/overlayfs.rst).
+fn mark(dir: BorrowedFd<'_>, name: &CStr, file: &File<'_>, owner: Option<Owner>) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+    if !is_empty_blob(file.digest) {
+        let place = format!("/{}", Cas::object_path(file.digest));
+        rustix::fs::ftruncate(&made, file.digest.size_bytes)?;
+        rustix::fs::fsetxattr(&made, c"trusted.overlay.metacopy", b"", XattrFlags::empty())?;
+        rustix::fs::fsetxattr(&made, c"trusted.overlay.redirect", place.as_bytes(), XattrFlags::empty())?;
+    }
+    if let Some(owner) = owner {
+        rustix::fs::fchown(&made, owner.user(), owner.group())?;
+    }
+    rustix::fs::fchmod(&made, Mode::from_raw_mode(file.mode.into()))?;
+    rustix::fs::futimens(&made, &times(file.mtime))
+}
+
 fn finish(dir: BorrowedFd<'_>, node: &PathNode<'_>, source: &Source<'_>) -> Result<(), Errno> {
-    if let Source::Copies(Some(owner)) = source {
+    if let Some(owner) = source.owner() {
         rustix::fs::fchown(dir, owner.user(), owner.group())?;
     }
     rustix::fs::fchmod(dir, Mode::from_raw_mode(node.mode().into()))?;
