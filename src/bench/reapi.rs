@@ -50,6 +50,8 @@ pub struct ReapiBench {
     pub concurrency: Vec<usize>,
     /// Input files of an action, one of which it reads.
     pub input_files: Vec<usize>,
+    /// Whether each action has an input root of its own (`new`), or all have the same one (`known`).
+    pub states: Vec<RootState>,
     /// Where the daemon's state and the floor's files lie.
     pub place: Place,
     /// Come through a Unix socket instead of TCP.
@@ -58,6 +60,26 @@ pub struct ReapiBench {
     pub serve: Vec<OsString>,
     /// Show progress, if standard error is a terminal.
     pub progress: bool,
+}
+
+/// Whether an input root was seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootState {
+    /// Each action has its own.
+    New,
+    /// All actions have the same one.
+    Known,
+}
+
+impl RootState {
+    /// Its name in reports and options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            RootState::New => "new",
+            RootState::Known => "known",
+        }
+    }
 }
 
 /// Where files lie.
@@ -126,23 +148,26 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
         .build()
         .map_err(BenchError::file("start the client"))?;
     let remote = tokio.block_on(Remote::connect(server.address(), "", FUNCTION))?;
-    let steps = bench.concurrency.len() * bench.input_files.len() * bench.rounds * 3;
+    let sets = bench.concurrency.len() * bench.input_files.len() * bench.states.len();
+    let steps = sets * bench.rounds * 3;
     let bar = progress::bar(steps, bench.progress);
     let mut load = Load { bench, server: &server, tokio: &tokio, remote, next: 0, lanes: 0 };
     let mut cases = Vec::new();
-    for files in &bench.input_files {
+    for (files, state) in
+        bench.input_files.iter().flat_map(|files| bench.states.iter().map(move |state| (files, state)))
+    {
         for concurrency in &bench.concurrency {
             let mut bout = Bout::default();
             for _ in 0..bench.rounds {
                 bout.spawn.push(load.bare(&scratch, *concurrency)?);
                 bar.inc(1);
-                let (block, last) = load.execute(*files, *concurrency)?;
+                let (block, last) = load.execute(*files, *state, *concurrency)?;
                 bout.execute.push(block);
                 bar.inc(1);
                 bout.hits.push(load.hits(last, *concurrency)?);
                 bar.inc(1);
             }
-            cases.extend(bout.reports(*concurrency, *files, &server));
+            cases.extend(bout.reports(*concurrency, *files, *state, &server));
         }
     }
     bar.finish_and_clear();
@@ -160,9 +185,19 @@ struct Bout {
 }
 
 impl Bout {
-    fn reports(&self, concurrency: usize, files: usize, server: &Server) -> Vec<CaseReport> {
-        let params: BTreeMap<&'static str, String> =
-            [("concurrency", concurrency.to_string()), ("input_files", files.to_string())].into();
+    fn reports(
+        &self,
+        concurrency: usize,
+        files: usize,
+        state: RootState,
+        server: &Server,
+    ) -> Vec<CaseReport> {
+        let params: BTreeMap<&'static str, String> = [
+            ("concurrency", concurrency.to_string()),
+            ("input_files", files.to_string()),
+            ("state", state.name().to_owned()),
+        ]
+        .into();
         [("spawn", &self.spawn), ("execute", &self.execute), ("cache-hit", &self.hits)]
             .map(|(name, blocks)| report(name, &params, blocks, &self.spawn, server))
             .into()
@@ -256,10 +291,16 @@ impl Load<'_> {
     }
 
     /// Distinct actions; also gives the last one, whose result is cached from now on.
-    fn execute(&mut self, files: usize, concurrency: usize) -> Result<(Block, Digest), BenchError> {
+    fn execute(
+        &mut self,
+        files: usize,
+        state: RootState,
+        concurrency: usize,
+    ) -> Result<(Block, Digest), BenchError> {
         let first = self.next;
         self.next += self.bench.actions as u64;
-        let jobs: Vec<Prepared> = (first..self.next).map(|number| Prepared::new(number, files)).collect();
+        let jobs: Vec<Prepared> =
+            (first..self.next).map(|number| Prepared::new(number, files, state)).collect();
         let last = jobs.last().map_or_else(|| Digest::empty(FUNCTION), |job| job.action);
         let shared = jobs.first().map(|job| job.shared.clone()).unwrap_or_default();
         self.tokio.block_on(self.remote.upload(shared))?;
@@ -374,9 +415,10 @@ struct Prepared {
 
 impl Prepared {
     /// Reads `in`, which is different for each number, among `files` input files.
-    fn new(number: u64, files: usize) -> Prepared {
+    fn new(number: u64, files: usize, state: RootState) -> Prepared {
+        let content = if state == RootState::New { number } else { 0 };
         let blob = |bytes: Vec<u8>| (Digest::of(FUNCTION, &bytes), Bytes::from(bytes));
-        let input = blob(format!("fulgurite {number} {}\n", std::process::id()).into_bytes());
+        let input = blob(format!("fulgurite {content} {}\n", std::process::id()).into_bytes());
         let filler = blob(b"another input\n".to_vec());
         let command = blob(encode::command(&command()));
         let node = |name: String, digest| FileNode {
@@ -395,7 +437,7 @@ impl Prepared {
             do_not_cache: false,
             platform: Vec::new(),
         };
-        let action = blob(encode::action(&action, b""));
+        let action = blob(encode::action(&action, &number.to_le_bytes()));
         let (output, name) = (input.0, action.0);
         Prepared { action: name, output, blobs: vec![input, root, action], shared: vec![command, filler] }
     }

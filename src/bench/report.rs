@@ -222,7 +222,10 @@ impl fmt::Display for Report {
 
 impl Report {
     fn write_parts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for case in self.cases.iter().filter(|case| !case.parts.is_empty()) {
+        let has_phases = |case: &&CaseReport| {
+            case.parts.keys().any(|name| name.ends_with("_p50_us") || name.starts_with("cpu_"))
+        };
+        for case in self.cases.iter().filter(has_phases) {
             let part = |name: &str| case.parts.get(name).map(|value| format!("{value:.0}"));
             let phases: Vec<String> = PHASES
                 .iter()
@@ -238,7 +241,7 @@ impl Report {
             write!(f, "\n{} {workload}: {}", case.name, phases.join(", "))?;
             write!(f, "\n  CPU: {}; limits: {limits}", cpu.join(", "))?;
         }
-        if self.cases.iter().any(|case| !case.parts.is_empty()) { writeln!(f) } else { Ok(()) }
+        if self.cases.iter().any(|case| has_phases(&case)) { writeln!(f) } else { Ok(()) }
     }
 }
 
@@ -249,9 +252,14 @@ impl CaseReport {
         }
         let micros = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
         let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+        let rate = self.parts.get("per_second").map(|rate| {
+            let of_floor =
+                self.parts.get("ratio_per_second").map(|ratio| format!(", {ratio:.2} of the floor"));
+            format!("  {rate:.0}/s{}", of_floor.unwrap_or_default())
+        });
         writeln!(
             f,
-            "{:<14} {:>5} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}",
+            "{:<14} {:>5} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}{}",
             self.name,
             self.n,
             micros(self.p50_us),
@@ -260,6 +268,7 @@ impl CaseReport {
             ratio(self.ratio_p50),
             micros(self.cpu_us),
             ratio(self.ratio_cpu),
+            rate.unwrap_or_default(),
         )
     }
 }

@@ -1,7 +1,7 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
 use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
-use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
+use crate::bench::reapi::{Place, ReapiBench, RootState, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::{BenchError, Report};
@@ -55,6 +55,9 @@ pub struct ReapiBenchArgs {
     /// Input files of an action
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1])]
     pub input_files: Vec<usize>,
+    /// Input roots: `new` for each action, or `known`
+    #[arg(long = "state", value_name = "LIST", value_delimiter = ',', default_value = "new", value_parser = state)]
+    pub states: Vec<RootState>,
     /// Directory for the daemon's state and the floor's files; by default a new filesystem
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directory: Option<PathBuf>,
@@ -226,6 +229,11 @@ fn in_sandboxes(
     stopped.map(|()| report)
 }
 
+fn state(word: &str) -> Result<RootState, String> {
+    let all = [RootState::New, RootState::Known];
+    all.into_iter().find(|state| state.name() == word).ok_or_else(|| "new or known".to_owned())
+}
+
 fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
     ReapiBench {
         actions: args.actions,
@@ -233,6 +241,7 @@ fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
         rounds: args.rounds,
         concurrency: args.concurrency.clone(),
         input_files: args.input_files.clone(),
+        states: args.states.clone(),
         place: match &args.directory {
             Some(directory) => Place::Directory(directory.clone()),
             None => Place::New { kind: args.filesystem, images: args.image_dir.clone() },
