@@ -173,50 +173,50 @@ fn can_limit(scene: &Scene, what: &str, cases: &[&str]) -> bool {
 }
 
 fn file_system(scene: &Scene) {
-    assert_eq!(Harness::new(scene, &[]).holds(&["--timeout", "300"], &["F"]).len(), 13);
+    assert_eq!(Harness::new(scene, &[]).holds(&["--timeout", "1800"], &["F"]).len(), 13);
 }
 
 fn namespaces(scene: &Scene) {
-    assert!(Harness::new(scene, &[]).holds(&["--timeout", "300"], &["N"]).len() >= 14);
+    assert!(Harness::new(scene, &[]).holds(&["--timeout", "1800"], &["N"]).len() >= 14);
 }
 
 fn kernel(scene: &Scene) {
-    assert_eq!(Harness::new(scene, &[]).holds(&["--timeout", "300"], &["K"]).len(), 8);
+    assert_eq!(Harness::new(scene, &[]).holds(&["--timeout", "1800"], &["K"]).len(), 8);
 }
 
 /// What one action left, the next does not find: of the same user, and of another.
 fn residue(scene: &Scene) {
     let mut harness = Harness::new(scene, &[]);
-    let planted = harness.holds(&["--timeout", "300"], &["N09-plant"]);
+    let planted = harness.holds(&["--timeout", "1800"], &["N09-plant"]);
     assert!(planted[0].contains("planted=") && !planted[0].contains("planted=0"), "{planted:?}");
-    harness.holds(&["--timeout", "300"], &["N06", "N08", "N09-look"]);
-    harness.holds(&["--timeout", "300", "--fake-root"], &["N06", "N08", "N09-look"]);
+    harness.holds(&["--timeout", "1800"], &["N06", "N08", "N09-look"]);
+    harness.holds(&["--timeout", "1800", "--fake-root"], &["N06", "N08", "N09-look"]);
 }
 
 fn with_declared_inputs(scene: &Scene) {
     let mut harness = Harness::new(scene, &[]);
     let inputs = ["fulgurite-hostile", "facts.txt", "input.txt", "dir"];
     let mut options: Vec<&str> = inputs.iter().flat_map(|input| ["--input", input]).collect();
-    options.extend(["--timeout", "300", "--network", "none"]);
+    options.extend(["--timeout", "1800", "--network", "none"]);
     harness.holds(&options, &["all"]);
 }
 
 fn with_fake_root(scene: &Scene) {
     let mut harness = Harness::new(scene, &[("inside_uid", "0".to_owned())]);
-    harness.holds(&["--fake-root", "--timeout", "300"], &["all"]);
+    harness.holds(&["--fake-root", "--timeout", "1800"], &["all"]);
 }
 
 fn forks(scene: &Scene) {
     let mut harness = Harness::new(scene, &[]);
     if can_limit(scene, "pids", &["R01"]) {
-        harness.holds(&["--pids", "128", "--timeout", "300"], &["R01"]);
+        harness.holds(&["--pids", "128", "--timeout", "1800"], &["R01"]);
     }
 }
 
 fn threads(scene: &Scene) {
     let mut harness = Harness::new(scene, &[]);
     if can_limit(scene, "pids", &["R02"]) {
-        harness.holds(&["--pids", "128", "--timeout", "300"], &["R02"]);
+        harness.holds(&["--pids", "128", "--timeout", "1800"], &["R02"]);
     }
 }
 
@@ -241,7 +241,7 @@ fn other_memory(scene: &Scene) {
     let cases = ["R04-memfd", "R04-tmpfs", "R04-pipe", "R04-sysv"];
     let mut harness = Harness::new(scene, &[]);
     if can_limit(scene, "memory", &cases) {
-        cases.iter().for_each(|case| harness.dies_of_memory(&["--timeout", "300"], case, MEMORY));
+        cases.iter().for_each(|case| harness.dies_of_memory(&["--timeout", "1800"], case, MEMORY));
     }
 }
 
@@ -262,7 +262,7 @@ fn disk(scene: &Scene) {
     std::fs::create_dir(&layers).unwrap();
     scene.own(&layers);
     let run =
-        harness.command(&["--layer-dir", layers.to_str().unwrap(), "--timeout", "300"], &["R05", "R06"]);
+        harness.command(&["--layer-dir", layers.to_str().unwrap(), "--timeout", "1800"], &["R05", "R06"]);
     let is_root = rustix::process::geteuid().is_root();
     let mut command = Command::new("unshare");
     command.arg(if is_root { "-m" } else { "-Urm" }).args(["sh", "-c", ON_A_TMPFS, "disk"]).arg(&layers);
@@ -293,8 +293,8 @@ fn tmpfs(scene: &Scene) {
             ("inode_limit", "1000000".to_owned()),
         ];
         let mut harness = Harness::new(scene, &facts);
-        harness.dies_of_memory(&["--timeout", "300"], "R05", memory);
-        harness.dies_of_memory(&["--timeout", "300"], "R06", memory);
+        harness.dies_of_memory(&["--timeout", "1800"], "R05", memory);
+        harness.dies_of_memory(&["--timeout", "1800"], "R06", memory);
     }
 }
 
@@ -310,7 +310,7 @@ fn stubborn(scene: &Scene) {
 }
 
 fn zombies(scene: &Scene) {
-    Harness::new(scene, &[]).holds(&["--timeout", "300"], &["R08"]);
+    Harness::new(scene, &[]).holds(&["--timeout", "1800"], &["R08"]);
 }
 
 /// Output goes to the caller's file as it is, without a bound: whoever wants one sets it on the file.
@@ -318,7 +318,7 @@ fn flood(scene: &Scene) {
     const FLOOD: u64 = 64 * MIB;
     let mut harness = Harness::new(scene, &[("flood_bytes", FLOOD.to_string())]);
     let (out, err) = (scene.dir().join("out"), scene.dir().join("err"));
-    let mut command = harness.command(&["--timeout", "300"], &["R09"]);
+    let mut command = harness.command(&["--timeout", "1800"], &["R09"]);
     command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
     scene.finish(command.spawn().unwrap()).expect(0);
     harness.untouched();
@@ -334,7 +334,7 @@ fn flood(scene: &Scene) {
 
 fn objects(scene: &Scene) {
     let mut harness = Harness::new(scene, &[]);
-    let limited = ["--memory", "256M", "--pids", "128", "--timeout", "300"];
+    let limited = ["--memory", "256M", "--pids", "128", "--timeout", "1800"];
     let options = if scene.can_limit("memory") { &limited[..] } else { &limited[4..] };
     harness.holds(options, &["R10"]);
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 240;
 /// Bound of R06 without a fact.
 const MOST_INODES: u64 = 200_000;
 
