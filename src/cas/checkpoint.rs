@@ -119,9 +119,7 @@ impl Store {
             if live.version == then.version {
                 live.is_dirty = false;
                 self.pending.fetch_sub(1, Ordering::SeqCst);
-                if live.is_needless() {
-                    shard.remove(key);
-                }
+                shard.release(key);
             }
         }
     }

@@ -9,8 +9,16 @@
 use crate::action::{Digest, DigestFunction};
 
 /// Function and hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(pub [u8; 33]);
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // Bytes that did not choose the shard.
+        let [.., a, b, c, d, e, f, g, h] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
 
 impl Key {
     pub(super) fn of(digest: &Digest) -> Self {

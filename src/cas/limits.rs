@@ -14,9 +14,17 @@ pub(super) const LOG_RECORDS_MARGIN: u32 = 1 << 13;
 /// Changed entries in memory at which a checkpoint starts early.
 pub(super) const PENDING_KICK: u64 = 1 << 15;
 
-/// Changed entries in memory beyond which a mere use is no longer recorded: about 50 MB. A blob whose use was not
-/// recorded looks older than it is, which is counted.
-pub(super) const PENDING_TOUCHES_MAX: u64 = 1 << 19;
+/// Changed entries in memory beyond which a mere use is no longer recorded: with what both logs can hold, they then
+/// just fill the shards. A blob whose use was not recorded looks older than it is, which is counted.
+pub(super) const PENDING_TOUCHES_MAX: u64 = 1 << 18;
+
+/// Parts of the map in memory, each with its lock: as many as directories of blobs.
+pub(super) const SHARDS: usize = 256;
+
+/// Entries of a shard with those rows of the index that are kept so that who asks again needs no tree: what a table of
+/// 2048 places of 73 bytes holds. That is 150 KB a shard, and 38 MB in all for 458,752 blobs, of which three quarters
+/// may be such rows: less than 64 MiB also while tables grow.
+pub(super) const SHARD_ENTRIES: usize = 1792;
 
 /// Time between checkpoints: what an unclean boot makes suspect, and so re-hashed, is at most what came in it.
 pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,21 +1,17 @@
-//! What memory holds of blobs: those that the index does not know as they are, and those that are pinned.
+//! What memory must hold of blobs: those that the index does not know as they are, and those that are pinned.
 //!
 //! ```text
 //!            put                    checkpoint                 unpinned, unchanged
-//!   (none) ───────► Recent ───────────────────────► Indexed ───────────────────► (none: the index has it)
+//!   (none) ───────► Recent ───────────────────────► Indexed ───────────────────► needless: the index has it
 //!                     │ failed sync                   │ evicted, bad
 //!                     ▼              unpinned         ▼          checkpoint
-//!                    Lost ────────────────────────► Gone ──────────────────────► (none)
+//!                    Lost ────────────────────────► Gone ──────────────────────► needless
 //! ```
 //! An entry whose row must be written is *dirty*, whatever its state. Invariants: an entry that differs from its row
-//! stays here until a checkpoint has written it; one that is pinned stays here until it is not.
+//! stays here until a checkpoint has written it; one that is pinned stays here until it is not. Others stay as long as
+//! there is room: see [`super::shard`].
 
 use super::index::Row;
-use super::key::Key;
-use std::collections::HashMap;
-
-/// One of the parts of the map, each behind its own lock.
-pub(super) type Shard = HashMap<Key, Live>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -43,6 +39,8 @@ pub(super) struct Live {
     pub state: State,
     pub is_dirty: bool,
     pub is_suspect: bool,
+    /// It was asked for since the last sweep.
+    pub is_warm: bool,
 }
 
 impl Live {
@@ -57,7 +55,13 @@ impl Live {
             state: State::Indexed,
             is_dirty: false,
             is_suspect: row.is_suspect,
+            is_warm: false,
         }
+    }
+
+    /// One that is not there.
+    pub(super) fn absent(size_bytes: u64) -> Self {
+        Live { state: State::Gone, ..Live::of(&Row { size_bytes, used: 0, is_suspect: false }) }
     }
 
     pub(super) fn is_present(&self) -> bool {

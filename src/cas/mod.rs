@@ -32,6 +32,7 @@ mod open;
 mod pin;
 mod places;
 mod record;
+mod shard;
 mod stats;
 mod store;
 #[cfg(test)]
@@ -147,7 +148,7 @@ impl Cas {
 
     /// Those that are not there. Counts as a use of those that are.
     pub fn missing(&self, digests: impl IntoIterator<Item = Digest>) -> Vec<Digest> {
-        digests.into_iter().filter(|digest| !self.contains(digest)).collect()
+        self.store().missing(digests)
     }
 
     /// Stores a blob under the name that it is claimed to have.

@@ -12,6 +12,7 @@ use super::error::CasError;
 use super::index::{Index, Row};
 use super::keeper::{Bell, Kept};
 use super::key::Key;
+use super::limits::SHARDS;
 use super::live::{Live, State};
 use super::log::Log;
 use super::places::{Places, errno_of, looks_like};
@@ -47,7 +48,7 @@ pub(super) fn open(
         places,
         index,
         log,
-        shards: (0..256).map(|_| Mutex::default()).collect(),
+        shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         clock: Clock::new(totals.seconds),
         counters,
         bell: Arc::new(Bell::default()),

@@ -15,11 +15,12 @@ use super::{Cas, CasError, Durability};
 use crate::action::Digest;
 use crate::failpoint;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Descriptors of the directories.
@@ -32,7 +33,12 @@ pub(super) struct Places {
     drafts: AtomicU64,
     quarantined: AtomicU64,
     are_drafts_named: bool,
+    /// Neither umask nor access control lists change the mode that a draft is made with: seen at the start.
+    are_modes_kept: bool,
 }
+
+/// What a blob's file may be used for: reading, by everybody who gets to it.
+pub(super) const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
 /// A file that is no blob yet. Dropping it forgets it.
 #[derive(Debug)]
@@ -57,28 +63,33 @@ impl Places {
         let (objects, temporary, quarantine) = (at("objects")?, at("temporary")?, at("quarantine")?);
         sweep(&temporary)?;
         let quarantined = AtomicU64::new(names(&quarantine)?.len() as u64);
-        Ok(Places {
+        let mut places = Places {
             objects,
             temporary,
             quarantine,
             drafts: AtomicU64::new(0),
             quarantined,
             are_drafts_named,
-        })
+            are_modes_kept: true,
+        };
+        let draft = places.draft()?;
+        let stat = rustix::fs::fstat(&draft.file).map_err(|errno| CasError::io("look at a draft", errno))?;
+        places.are_modes_kept = stat.st_mode & 0o7777 == MODE.as_raw_mode();
+        Ok(places)
     }
 
     /// A new empty file, mode 0444, on the filesystem of the blobs.
     pub(super) fn draft(&self) -> Result<Draft, CasError> {
         let failed = |errno| CasError::io("make a temporary file", errno);
         failpoint::hit("cas.draft").map_err(failed)?;
-        let mode = Mode::from_raw_mode(0o444);
-        let draft = match self.unnamed(mode) {
+        let draft = match self.unnamed(MODE) {
             Ok(file) => Draft { file, name: None },
-            Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.named(mode).map_err(failed)?,
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.named(MODE).map_err(failed)?,
             Err(errno) => return Err(failed(errno)),
         };
-        // The umask may have taken bits away.
-        rustix::fs::fchmod(&draft.file, mode).map_err(failed)?;
+        if !self.are_modes_kept {
+            rustix::fs::fchmod(&draft.file, MODE).map_err(failed)?;
+        }
         Ok(draft)
     }
 
@@ -209,8 +220,14 @@ impl Drop for Draft {
 pub(super) fn looks_like(stat: &Stat, digest: &Digest) -> bool {
     let is_regular = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
     let is_read_only = stat.st_mode & 0o7222 == 0;
-    let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    let is_ours = stat.st_uid == us().0.as_raw();
     is_regular && is_read_only && is_ours && u64::try_from(stat.st_size) == Ok(digest.size_bytes)
+}
+
+/// Who this process is, which it stays: asked for once.
+pub(super) fn us() -> (Uid, Gid) {
+    static US: OnceLock<(Uid, Gid)> = OnceLock::new();
+    *US.get_or_init(|| (rustix::process::geteuid(), rustix::process::getegid()))
 }
 
 /// The number of an I/O error; EIO if it has none.

@@ -12,10 +12,11 @@ use super::index::Index;
 use super::keeper::Bell;
 use super::key::Key;
 use super::limits::{EVICT_FROM_64THS, PENDING_KICK, PENDING_TOUCHES_MAX, PLACE_TRIES_MAX, charge};
-use super::live::{Live, Shard, State};
+use super::live::{Live, State};
 use super::log::Log;
 use super::places::Places;
 use super::record::Event;
+use super::shard::Shard;
 use super::stats::Counters;
 use super::{Cas, Durability, Tuning};
 use crate::action::Digest;
@@ -97,50 +98,68 @@ impl Store {
         self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks a blob up, and notes what for.
-    pub(super) fn find(&self, shard: &mut Shard, digest: &Digest, note: Note) -> Result<Presence, CasError> {
-        let (key, now) = (Key::of(digest), self.clock.now());
+    /// Looks a blob up, and notes what for, and that it was at `now`.
+    pub(super) fn find(
+        &self,
+        shard: &mut Shard,
+        digest: &Digest,
+        note: Note,
+        now: u32,
+    ) -> Result<Presence, CasError> {
+        let key = Key::of(digest);
         if let Some(live) = shard.get_mut(&key) {
-            if !live.is_present() || live.size_bytes != digest.size_bytes {
-                return Ok(Presence::Absent);
-            }
-            if live.is_suspect {
-                return Ok(Presence::Suspect);
-            }
-            if live.used < now {
+            live.is_warm = true;
+            return Ok(self.judge(live, digest, note, now));
+        }
+        let mut live = match self.index.get(&key)? {
+            Some(row) => Live::of(&row),
+            None => Live::absent(digest.size_bytes),
+        };
+        let presence = self.judge(&mut live, digest, note, now);
+        shard.insert(key, live);
+        Ok(presence)
+    }
+
+    fn judge(&self, live: &mut Live, digest: &Digest, note: Note, now: u32) -> Presence {
+        if !live.is_present() || live.size_bytes != digest.size_bytes {
+            return Presence::Absent;
+        }
+        if live.is_suspect {
+            return Presence::Suspect;
+        }
+        if live.used < now {
+            if live.is_dirty || self.pending.load(Ordering::Relaxed) < PENDING_TOUCHES_MAX {
                 live.used = now;
                 self.changed(live);
-            }
-            live.pins += u32::from(note == Note::Pin);
-            return Ok(Presence::Present);
-        }
-        let Some(row) = self.index.get(&key)? else { return Ok(Presence::Absent) };
-        if row.size_bytes != digest.size_bytes {
-            return Ok(Presence::Absent);
-        }
-        if row.is_suspect {
-            return Ok(Presence::Suspect);
-        }
-        let mut live = Live::of(&row);
-        if row.used < now {
-            if self.pending.load(Ordering::Relaxed) < PENDING_TOUCHES_MAX {
-                live.used = now;
-                self.changed(&mut live);
             } else {
                 self.counters.uses_forgotten.fetch_add(1, Ordering::Relaxed);
             }
         }
-        live.pins = u32::from(note == Note::Pin);
-        if !live.is_needless() {
-            shard.insert(key, live);
-        }
-        Ok(Presence::Present)
+        live.pins += u32::from(note == Note::Pin);
+        Presence::Present
+    }
+
+    /// Those of `digests` that are not there, in their order.
+    pub(super) fn missing(&self, digests: impl IntoIterator<Item = Digest>) -> Vec<Digest> {
+        let now = self.clock.now();
+        let is_missing = |digest: &Digest| {
+            let found = self.find(&mut self.shard(&Key::of(digest)), digest, Note::Use, now);
+            let found = match found {
+                Ok(Presence::Suspect) => self.find_sound(digest, Note::Use),
+                other => other.map(|presence| presence == Presence::Present),
+            };
+            !found.unwrap_or_else(|error| {
+                tracing::warn!(%digest, %error, "could not look for a blob");
+                false
+            })
+        };
+        digests.into_iter().filter(is_missing).collect()
     }
 
     /// As [`Store::find`], after hashing what has to be hashed first.
     pub(super) fn find_sound(&self, digest: &Digest, note: Note) -> Result<bool, CasError> {
         loop {
-            let presence = self.find(&mut self.shard(&Key::of(digest)), digest, note)?;
+            let presence = self.find(&mut self.shard(&Key::of(digest)), digest, note, self.clock.now())?;
             match presence {
                 Presence::Absent => return Ok(false),
                 Presence::Present => return Ok(true),
@@ -163,11 +182,7 @@ impl Store {
             let Some(first) = group.first() else { continue };
             let mut shard = self.shard(first);
             for key in group {
-                let Some(live) = shard.get_mut(key) else { continue };
-                live.pins = live.pins.saturating_sub(1);
-                if live.is_needless() {
-                    shard.remove(key);
-                }
+                shard.unpin(key);
             }
         }
         self.counters.pinned.fetch_sub(keys.len() as u64, Ordering::Relaxed);
@@ -218,7 +233,7 @@ impl Store {
         self.await_log()?;
         let failed = |errno| CasError::io(format!("store blob {digest}"), errno);
         let mut shard = self.shard(&Key::of(digest));
-        let is_there = self.find(&mut shard, digest, Note::Use)? == Presence::Present;
+        let is_there = self.find(&mut shard, digest, Note::Use, self.clock.now())? == Presence::Present;
         // The file too: see `holds`.
         if is_there && self.places.is_sound(digest).map_err(failed)? {
             return Ok(false);
@@ -282,7 +297,7 @@ impl Store {
             self.counters.blobs.fetch_add(1, Ordering::Relaxed);
         }
         let row = super::index::Row { size_bytes: digest.size_bytes, used: 0, is_suspect: false };
-        let live = shard.entry(key).or_insert_with(|| Live::of(&row));
+        let live = shard.entry_or(key, || Live::of(&row));
         live.size_bytes = digest.size_bytes;
         live.used = self.clock.now();
         live.state = State::Recent;
@@ -314,7 +329,7 @@ impl Store {
         }
         let size_bytes = digest.size_bytes;
         let none = super::index::Row { size_bytes, used: 0, is_suspect: false };
-        let live = shard.entry(key).or_insert_with(|| Live::of(&row.unwrap_or(none)));
+        let live = shard.entry_or(key, || Live::of(&row.unwrap_or(none)));
         live.state = State::Gone;
         self.changed(live);
         live.version

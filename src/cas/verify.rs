@@ -12,6 +12,7 @@ use super::record::Event;
 use super::store::{Note, Store};
 use super::{Blob, CasError};
 use crate::action::Digest;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 
@@ -41,7 +42,7 @@ impl Store {
     pub(super) fn verify(&self, digest: &Digest) -> Result<bool, CasError> {
         let failed = |errno| CasError::io(format!("open blob {digest}"), errno);
         let key = Key::of(digest);
-        let mut file = match self.places.open_object(digest) {
+        let file = match self.places.open_object(digest) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
                 self.condemn(digest, None, "its file is gone")?;
@@ -50,7 +51,7 @@ impl Store {
             Err(errno) => return Err(failed(errno)),
         };
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
-        let is_sound = looks_like(&stat, digest) && hash_file(digest.function, &mut file)? == *digest;
+        let is_sound = looks_like(&stat, digest) && hash_file(digest.function, file.as_fd())? == *digest;
         self.counters.verified.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(&key);
         let row = match shard.get(&key) {
@@ -64,7 +65,7 @@ impl Store {
             return Ok(false);
         }
         if row.is_suspect {
-            let live = shard.entry(key).or_insert_with(|| super::live::Live::of(&row));
+            let live = shard.entry_or(key, || super::live::Live::of(&row));
             live.is_suspect = false;
             self.changed(live);
         }
@@ -96,7 +97,7 @@ impl Store {
         self.take_out(&mut self.shard(&Key::of(digest)), digest, why)
     }
 
-    fn take_out(&self, shard: &mut super::live::Shard, digest: &Digest, why: &str) -> Result<(), CasError> {
+    fn take_out(&self, shard: &mut super::shard::Shard, digest: &Digest, why: &str) -> Result<(), CasError> {
         self.log.append(Event::Removed, digest)?;
         self.forget(shard, digest);
         let moved = self.places.quarantine(digest);

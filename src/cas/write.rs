@@ -6,17 +6,16 @@
 //! ```
 
 use super::hash::{hash_file, read_file};
-use super::places::{Draft, errno_of};
+use super::places::{Draft, MODE, us};
 use super::store::Reserved;
 use super::{Cas, CasError, Durability};
 use crate::action::{Digest, DigestFunction, Hasher};
 use crate::failpoint;
 use fulgurite_sandbox::sys::lease;
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{FileType, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
-use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::Ordering;
 
@@ -27,8 +26,10 @@ pub struct Sealed<'a> {
     pub dir: BorrowedFd<'a>,
     /// Its name there.
     pub name: &'a CStr,
-    /// The file, open for reading: what is hashed is what is stored.
+    /// The file, open for reading alone: what is hashed is what is stored.
     pub file: BorrowedFd<'a>,
+    /// The caller has a read lease on it through `file`, and keeps it until the call is over. Else the store takes one.
+    pub is_leased: bool,
 }
 
 /// How a sealed file came into the store.
@@ -143,17 +144,17 @@ pub(super) fn adopt(
     sealed: &Sealed<'_>,
 ) -> Result<(Digest, Adopted), CasError> {
     let store = cas.store();
-    // A descriptor of our own: it has the lease until the file is in its place, and an offset that nobody moves.
-    let Some(mut file) = own(sealed)? else {
+    let Some(lease) = own(sealed)? else {
         return copy(cas, function, sealed);
     };
-    let digest = hash_file(function, &mut file)?;
+    let digest = hash_file(function, sealed.file)?;
     failpoint::hit("cas.adopt.hashed").map_err(|errno| CasError::io("adopt an output", errno))?;
     let _reserved = store.reserve(digest.size_bytes)?;
-    sync_file(store.durability, file.as_fd(), &digest)?;
+    sync_file(store.durability, sealed.file, &digest)?;
     let published = store.publish(&digest, |objects, path| {
         rustix::fs::renameat_with(sealed.dir, sealed.name, objects, path, RenameFlags::NOREPLACE)
     });
+    drop(lease);
     match published {
         Ok(true) => {
             store.counters.renamed.fetch_add(1, Ordering::Relaxed);
@@ -168,15 +169,35 @@ pub(super) fn adopt(
     }
 }
 
+/// A lease that the store took. Dropping it gives it back.
+struct Leased<'a>(Option<BorrowedFd<'a>>);
+
+impl Drop for Leased<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.0 {
+            // It ends with the caller's descriptor at the latest.
+            let _ = lease::give_back(file);
+        }
+    }
+}
+
 /// Makes a sealed file what a blob's file must be: ours, mode 0444, no extended attributes. None if it can't be: it
 /// has other names, or somebody has it open for writing.
-fn own(sealed: &Sealed<'_>) -> Result<Option<File>, CasError> {
+fn own<'a>(sealed: &Sealed<'a>) -> Result<Option<Leased<'a>>, CasError> {
     let failed = |errno| CasError::io(format!("adopt the output {:?}", sealed.name), errno);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::openat(sealed.dir, sealed.name, flags, Mode::empty()).map_err(failed)?);
-    let stat = rustix::fs::fstat(&file).map_err(failed)?;
-    let given = rustix::fs::fstat(sealed.file).map_err(failed)?;
-    if (stat.st_dev, stat.st_ino) != (given.st_dev, given.st_ino) {
+    let named = rustix::fs::statat(sealed.dir, sealed.name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+    let lease = match sealed.is_leased {
+        true => Leased(None),
+        false => match lease::read(sealed.file) {
+            Ok(()) => Leased(Some(sealed.file)),
+            Err(Errno::AGAIN) => return Ok(None),
+            // No leases here, or not for us: that everything was quiet before it was sealed has to do.
+            Err(_) => Leased(None),
+        },
+    };
+    // After the lease: nobody changes it any more.
+    let stat = rustix::fs::fstat(sealed.file).map_err(failed)?;
+    if (stat.st_dev, stat.st_ino) != (named.st_dev, named.st_ino) {
         // Not the file that was sealed.
         return Err(failed(Errno::STALE));
     }
@@ -186,25 +207,21 @@ fn own(sealed: &Sealed<'_>) -> Result<Option<File>, CasError> {
     if stat.st_nlink != 1 {
         return Ok(None);
     }
-    match lease::read(file.as_fd()) {
-        Ok(()) => {}
-        Err(Errno::AGAIN) => return Ok(None),
-        // No leases here, or not for us: that everything was quiet before it was sealed has to do.
-        Err(_) => {}
-    }
-    let ours = (rustix::process::geteuid(), rustix::process::getegid());
-    if (stat.st_uid, stat.st_gid) != (ours.0.as_raw(), ours.1.as_raw()) {
-        let (uid, gid): (Uid, Gid) = ours;
-        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(failed)?;
+    let (uid, gid) = us();
+    let is_ours = (stat.st_uid, stat.st_gid) == (uid.as_raw(), gid.as_raw());
+    if !is_ours {
+        rustix::fs::fchown(sealed.file, Some(uid), Some(gid)).map_err(failed)?;
     }
     // Also after chown, which may take set-id bits away but no others.
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444)).map_err(failed)?;
-    strip(&file).map_err(failed)?;
-    Ok(Some(file))
+    if !is_ours || stat.st_mode & 0o7777 != MODE.as_raw_mode() {
+        rustix::fs::fchmod(sealed.file, MODE).map_err(failed)?;
+    }
+    strip(sealed.file).map_err(failed)?;
+    Ok(Some(lease))
 }
 
 /// Removes all extended attributes that can be removed.
-fn strip(file: &File) -> Result<(), Errno> {
+fn strip(file: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut names = [0; 1 << 10];
     let mut long = Vec::new();
     let names: &[u8] = match rustix::fs::flistxattr(file, &mut names) {
@@ -230,17 +247,14 @@ fn strip(file: &File) -> Result<(), Errno> {
 
 /// Twice read: first for the name. A writer may change it in between, which is then a mismatch and no blob.
 fn copy(cas: &Cas, function: DigestFunction, sealed: &Sealed<'_>) -> Result<(Digest, Adopted), CasError> {
-    let cloned = sealed.file.try_clone_to_owned();
-    let failed = |error| CasError::io("read an output", errno_of(&error));
-    let mut file = File::from(cloned.map_err(failed)?);
-    let digest = hash_file(function, &mut file)?;
+    let digest = hash_file(function, sealed.file)?;
     let store = cas.store();
     if cas.contains(&digest) {
         store.counters.known.fetch_add(1, Ordering::Relaxed);
         return Ok((digest, Adopted::Known));
     }
     let mut writer = cas.writer(digest)?;
-    read_file(&mut file, |bytes| writer.write(bytes))?;
+    read_file(sealed.file, |bytes| writer.write(bytes))?;
     writer.finish()?;
     store.counters.copied.fetch_add(1, Ordering::Relaxed);
     store.counters.bytes_copied.fetch_add(digest.size_bytes, Ordering::Relaxed);

@@ -166,7 +166,8 @@ impl Spools {
         handoff: &mut Handoff,
     ) -> Result<Digest, HandoffError> {
         let fault = |tried| move |why| HandoffError::io(tried, "a spool", why);
-        if lease::read(file.as_fd()).is_err() {
+        let is_leased = lease::read(file.as_fd()).is_ok();
+        if !is_leased {
             // Somebody outlived quiet, or leases are refused here: what is said up to now is copied.
             let (copy, bytes) = self.copy(file.as_fd()).map_err(fault("copy"))?;
             file = copy;
@@ -179,7 +180,7 @@ impl Spools {
         let path = beneath::own_path(file.as_fd());
         rustix::fs::linkat(rustix::fs::CWD, path, &self.dir, &name, AtFlags::SYMLINK_FOLLOW)
             .map_err(fault("name"))?;
-        let sealed = Sealed { dir: self.dir.as_fd(), name: &name, file: file.as_fd() };
+        let sealed = Sealed { dir: self.dir.as_fd(), name: &name, file: file.as_fd(), is_leased };
         let adopted = cas.adopt(function, &sealed);
         if !matches!(adopted, Ok((_, Adopted::Renamed))) {
             // What stays goes at the next start.

@@ -1,7 +1,8 @@
 //! The bytes of one file into another: shared if the filesystem can, else copied without filling its holes.
 //!
 //! ```text
-//!   FICLONE ──no──> for each data range (SEEK_DATA, SEEK_HOLE): copy_file_range ──no──> pread + pwrite
+//!   transfer   FICLONE ──no──> for each data range (SEEK_DATA, SEEK_HOLE): copy_file_range ──no──> pread + pwrite
+//!   copy                       for each data range: pread + pwrite
 //! ```
 //!
 //! Invariants: a hole stays a hole (a sparse file of a terabyte costs what its data costs); what is copied is
@@ -32,11 +33,24 @@ pub fn transfer(
     if size > 0 && rustix::fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(Transfer::Shared);
     }
-    copy(source, target, size, budget).map(Transfer::Copied)
+    copy_ranges(source, target, size, budget, copy_range).map(Transfer::Copied)
 }
 
-/// The same without sharing; answers how much was written.
+/// The same without sharing; answers how much was written. Not by the kernel, whose copies share blocks where they can.
 pub fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, size: u64, budget: u64) -> Result<u64, Errno> {
+    copy_ranges(source, target, size, budget, |source, target, start, end| {
+        copy_through_memory(source, target, start, end).map(|at| at - start)
+    })
+}
+
+/// Copies each range that has data with `copy_range`, which gives the bytes that it copied.
+fn copy_ranges(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    size: u64,
+    budget: u64,
+    copy_range: impl Fn(BorrowedFd<'_>, BorrowedFd<'_>, u64, u64) -> Result<u64, Errno>,
+) -> Result<u64, Errno> {
     let mut copied = 0;
     let mut offset = 0;
     while offset < size {

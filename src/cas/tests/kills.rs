@@ -47,7 +47,7 @@ fn work(dir: &Path) {
             let path = dir.join(name.to_str().unwrap());
             std::fs::write(&path, &content).unwrap();
             let file = File::open(&path).unwrap();
-            let sealed = Sealed { dir: sealed.as_fd(), name: &name, file: file.as_fd() };
+            let sealed = Sealed { dir: sealed.as_fd(), name: &name, file: file.as_fd(), is_leased: false };
             cas.adopt(DigestFunction::Sha256, &sealed).unwrap();
         } else {
             cas.put(sha(&content), &content).unwrap();

@@ -74,10 +74,12 @@ impl Taker<'_> {
             return self.take_through(job, self.view.open_merged(&job.path, false)?, done);
         }
         // Where there are no leases, quiet alone has to do. What holds it stands until the file is in the store.
-        if stat.st_nlink != 1 || lease::read(file.as_fd()) == Err(Errno::AGAIN) {
+        let lease = lease::read(file.as_fd());
+        if stat.st_nlink != 1 || lease == Err(Errno::AGAIN) {
             return self.take_copy(job, file.as_fd(), &stat, done);
         }
-        let sealed = Sealed { dir: job.dir.as_fd(), name: &job.name, file: file.as_fd() };
+        let is_leased = lease.is_ok();
+        let sealed = Sealed { dir: job.dir.as_fd(), name: &job.name, file: file.as_fd(), is_leased };
         match self.cas.adopt(self.function, &sealed) {
             Ok((digest, adopted)) => {
                 count(done, adopted, &digest);
@@ -151,7 +153,7 @@ impl Taker<'_> {
             rustix::fs::fchmod(&copy, BLOB_MODE).map_err(fault("change the mode of the copy of"))?;
             drop(copy);
             let copy = beneath::open_file(upper, &name).map_err(fault("open the copy of"))?;
-            let sealed = Sealed { dir: upper, name: &name, file: copy.as_fd() };
+            let sealed = Sealed { dir: upper, name: &name, file: copy.as_fd(), is_leased: false };
             let (digest, adopted) = self.cas.adopt(self.function, &sealed)?;
             done.copied += 1;
             done.bytes_copied += match how {
