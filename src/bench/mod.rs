@@ -11,10 +11,12 @@
 pub mod case;
 pub mod command;
 pub mod cpu;
+pub mod crowd;
 pub mod error;
 pub mod filesystem;
 pub mod handoff;
 pub mod peers;
+pub mod prepared;
 pub mod progress;
 pub mod reapi;
 pub mod report;

@@ -5,24 +5,23 @@
 //! | `spawn` | the floor: posix_spawn of `/bin/sh -c 'cat in > out'`, wait |
 //! | `execute` | upload of a new input, its directory, command and action; Execute, sandboxed; the answer |
 //! | `cache-hit` | Execute of an action whose result is cached |
+//! | `crowded` | `execute` of one client, beside others whose actions have large new input roots |
 //!
 //! Blocks of each case alternate, so that both sides of a ratio met the same machine. The client runs on the machine's
 //! cores too, in this process; CPU time of `execute` is that of the daemon with its sandboxes and actions, without the
 //! client. Every answer is checked: the digest of the output is that of the input.
 use super::command::{Bare, Streams, find_program};
+use super::crowd::Crowd;
 use super::error::BenchError;
 use super::filesystem::{Filesystem, FilesystemKind};
+use super::prepared::{FUNCTION, Prepared, RootState, SCRIPT};
 use super::progress;
 use super::report::{CaseReport, HostReport, Report};
 use super::scratch::Scratch;
 use super::server::Server;
 use super::statistics::{median, paired_ratio, percentile, tenths, thousandths};
-use crate::action::{
-    ActionSpec, Command, CommandOutput, Digest, DigestFunction, Directory, ExecPath, FileNode,
-    NodeProperties, OutputDirectoryFormat, OutputKind, encode,
-};
+use crate::action::Digest;
 use crate::remote::{Remote, RemoteError};
-use bytes::Bytes;
 use fulgurite_sandbox::cgroup::CgroupHost;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -31,9 +30,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime as Tokio;
 use tokio::task::JoinSet;
 
-const FUNCTION: DigestFunction = DigestFunction::Sha256;
-/// The command, without its shell.
-const SCRIPT: &str = "cat in > out";
 /// The longest that one answer may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -52,6 +48,10 @@ pub struct ReapiBench {
     pub input_files: Vec<usize>,
     /// Whether each action has an input root of its own (`new`), or all have the same one (`known`).
     pub states: Vec<RootState>,
+    /// Clients with large new input roots, beside which one with tiny actions is measured; 0: none.
+    pub crowd: usize,
+    /// Files of their input roots.
+    pub crowd_files: usize,
     /// Where the daemon's state and the floor's files lie.
     pub place: Place,
     /// Come through a Unix socket instead of TCP.
@@ -60,26 +60,6 @@ pub struct ReapiBench {
     pub serve: Vec<OsString>,
     /// Show progress, if standard error is a terminal.
     pub progress: bool,
-}
-
-/// Whether an input root was seen before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RootState {
-    /// Each action has its own.
-    New,
-    /// All actions have the same one.
-    Known,
-}
-
-impl RootState {
-    /// Its name in reports and options.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            RootState::New => "new",
-            RootState::Known => "known",
-        }
-    }
 }
 
 /// Where files lie.
@@ -169,6 +149,9 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
             }
             cases.extend(bout.reports(*concurrency, *files, *state, &server));
         }
+    }
+    if bench.crowd > 0 {
+        cases.extend(load.crowded()?);
     }
     bar.finish_and_clear();
     drop(load);
@@ -315,6 +298,24 @@ impl Load<'_> {
         Ok((block, last))
     }
 
+    /// Tiny actions of one client: alone, and beside a crowd.
+    fn crowded(&mut self) -> Result<Vec<CaseReport>, BenchError> {
+        let (clients, files) = (self.bench.crowd, self.bench.crowd_files);
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..self.bench.rounds {
+            alone.push(self.execute(1, RootState::New, 1)?.0);
+            let crowd = Crowd::start(self.server.address(), clients, files, self.next)?;
+            self.next = crowd.next_number();
+            let block = self.execute(1, RootState::New, 1);
+            crowd.stop()?;
+            beside.push(block?.0);
+        }
+        let params: BTreeMap<&'static str, String> =
+            [("crowd", clients.to_string()), ("crowd_files", files.to_string())].into();
+        let blocks = [("execute", &alone), ("crowded", &beside)];
+        Ok(blocks.map(|(name, blocks)| report(name, &params, blocks, &alone, self.server)).into())
+    }
+
     fn hits(&self, action: Digest, concurrency: usize) -> Result<Block, BenchError> {
         let remote = self.remote.clone();
         self.drive(vec![(); self.bench.hits], concurrency, move |()| {
@@ -371,7 +372,7 @@ fn joined(
     }
 }
 
-fn check(executed: crate::remote::Executed, output: Option<&Digest>) -> Result<(), BenchError> {
+pub(super) fn check(executed: crate::remote::Executed, output: Option<&Digest>) -> Result<(), BenchError> {
     let bad = |why: String| Err(BenchError::Server { why });
     if executed.code != 0 || executed.exit_code != 0 {
         return bad(format!("code {}, exit {}: {}", executed.code, executed.exit_code, executed.message));
@@ -399,65 +400,6 @@ fn children_cpu_us() -> f64 {
     };
     let micros = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
     micros(usage.user_time()) + micros(usage.system_time())
-}
-
-/// An action that is ready to be sent.
-struct Prepared {
-    /// The action.
-    action: Digest,
-    /// What only this action needs.
-    blobs: Vec<(Digest, Bytes)>,
-    /// What all actions of the block need: uploaded before.
-    shared: Vec<(Digest, Bytes)>,
-    /// What its output must be.
-    output: Digest,
-}
-
-impl Prepared {
-    /// Reads `in`, which is different for each number, among `files` input files.
-    fn new(number: u64, files: usize, state: RootState) -> Prepared {
-        let content = if state == RootState::New { number } else { 0 };
-        let blob = |bytes: Vec<u8>| (Digest::of(FUNCTION, &bytes), Bytes::from(bytes));
-        let input = blob(format!("fulgurite {content} {}\n", std::process::id()).into_bytes());
-        let filler = blob(b"another input\n".to_vec());
-        let command = blob(encode::command(&command()));
-        let node = |name: String, digest| FileNode {
-            name,
-            digest,
-            executable: false,
-            properties: NodeProperties::default(),
-        };
-        let mut root = Directory { files: vec![node("in".to_owned(), input.0)], ..Directory::default() };
-        root.files.extend((1..files).map(|index| node(format!("input-{index:06}"), filler.0)));
-        let root = blob(encode::directory(&root));
-        let action = ActionSpec {
-            command_digest: command.0,
-            input_root_digest: root.0,
-            timeout: Some(PATIENCE),
-            do_not_cache: false,
-            platform: Vec::new(),
-        };
-        let action = blob(encode::action(&action, &number.to_le_bytes()));
-        let (output, name) = (input.0, action.0);
-        Prepared { action: name, output, blobs: vec![input, root, action], shared: vec![command, filler] }
-    }
-}
-
-fn command() -> Command {
-    Command {
-        arguments: ["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
-        environment: vec![("PATH".to_owned(), super::command::PATH.to_owned())],
-        outputs: vec![CommandOutput {
-            declared: "out".to_owned(),
-            path: ExecPath::new("out").ok(),
-            kind: OutputKind::Any,
-        }],
-        outputs_are_typed: false,
-        working_directory: None,
-        platform: Vec::new(),
-        output_properties: Vec::new(),
-        output_directory_format: OutputDirectoryFormat::TreeOnly,
-    }
 }
 
 impl From<RemoteError> for BenchError {

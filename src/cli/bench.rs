@@ -1,7 +1,8 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
 use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
-use crate::bench::reapi::{Place, ReapiBench, RootState, run as bench_reapi};
+use crate::bench::prepared::RootState;
+use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::{BenchError, Report};
@@ -55,6 +56,12 @@ pub struct ReapiBenchArgs {
     /// Input files of an action
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1])]
     pub input_files: Vec<usize>,
+    /// Also measure one client beside so many others with large input roots
+    #[arg(long, value_name = "CLIENTS", default_value_t = 0)]
+    pub crowd: usize,
+    /// Files of their input roots
+    #[arg(long, value_name = "COUNT", default_value_t = 5000)]
+    pub crowd_files: usize,
     /// Input roots: `new` for each action, or `known`
     #[arg(long = "state", value_name = "LIST", value_delimiter = ',', default_value = "new", value_parser = state)]
     pub states: Vec<RootState>,
@@ -242,6 +249,8 @@ fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
         concurrency: args.concurrency.clone(),
         input_files: args.input_files.clone(),
         states: args.states.clone(),
+        crowd: args.crowd,
+        crowd_files: args.crowd_files,
         place: match &args.directory {
             Some(directory) => Place::Directory(directory.clone()),
             None => Place::New { kind: args.filesystem, images: args.image_dir.clone() },

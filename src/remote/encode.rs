@@ -8,8 +8,13 @@ use bytes::Bytes;
 use fulgurite_proto::reapi;
 use fulgurite_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use fulgurite_proto::reapi::execution_client::ExecutionClient;
-use tonic::Status;
+use prost::Message;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// The header that says which build a request is of.
+const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
 /// A connection to a peer. Clones share it.
 #[derive(Clone, Debug)]
@@ -17,6 +22,8 @@ pub struct Remote {
     channel: Channel,
     instance: String,
     function: DigestFunction,
+    /// Encoded RequestMetadata.
+    metadata: Bytes,
 }
 
 fn refused(call: &'static str) -> impl FnOnce(Status) -> RemoteError {
@@ -57,7 +64,27 @@ impl Remote {
             .connect()
             .await
             .map_err(|why| RemoteError::Connect { address: address.to_owned(), why: why.to_string() })?;
-        Ok(Remote { channel, instance: instance.to_owned(), function })
+        Ok(Remote { channel, instance: instance.to_owned(), function, metadata: Bytes::new() })
+    }
+
+    /// The same connection, for a build of this name: what a server is fair between.
+    #[must_use]
+    pub fn of_invocation(mut self, name: &str) -> Remote {
+        let metadata = reapi::RequestMetadata {
+            tool_invocation_id: name.to_owned(),
+            ..reapi::RequestMetadata::default()
+        };
+        self.metadata = metadata.encode_to_vec().into();
+        self
+    }
+
+    /// A request, with the name of the build in its header.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if !self.metadata.is_empty() {
+            request.metadata_mut().insert_bin(METADATA, MetadataValue::from_bytes(&self.metadata));
+        }
+        request
     }
 
     fn cas(&self) -> ContentAddressableStorageClient<Channel> {
@@ -169,7 +196,7 @@ impl Remote {
         };
         let mut client =
             ExecutionClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut stream = client.execute(request).await.map_err(refused(CALL))?.into_inner();
+        let mut stream = client.execute(self.request(request)).await.map_err(refused(CALL))?.into_inner();
         let mut done = None;
         // To its end: a stream that is dropped is reset, and a connection bears only so many resets.
         while let Some(operation) = stream.message().await.map_err(refused(CALL))? {
