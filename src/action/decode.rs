@@ -299,6 +299,8 @@ fn path_or_root(field: &'static str, path: &str) -> Result<Option<ExecPath>, Dec
     }
 }
 
+/// Where a declared output lies below the input root; `None`: it is the input root. REAPI wants paths to be
+/// relative to the working directory, and not below it: leading `..` may lead as far as the input root.
 fn beneath(
     directory: Option<&ExecPath>,
     declared: &str,
@@ -308,10 +310,22 @@ fn beneath(
     if declared.is_empty() && kind == OutputKind::File {
         return Err(DecodeError::Path { field, why: PathError::Empty });
     }
-    let path = path_or_root(field, declared)?;
+    // Two spellings of one path would be two outputs in one place, and a slash at the end no two servers read alike.
+    if !declared.is_empty() && declared.split('/').skip(1).any(str::is_empty)
+        || declared.split('/').any(|segment| segment == ".")
+    {
+        let why = format!("{:?} has a slash too many or a `.` segment", cut(declared));
+        return Err(DecodeError::Field { field, why });
+    }
+    let (mut directory, mut rest) = (directory.cloned(), declared);
+    while let Some(inner) = directory.take_if(|_| rest == ".." || rest.starts_with("../")) {
+        directory = inner.parent();
+        rest = rest.get(3..).unwrap_or("");
+    }
+    let path = path_or_root(field, rest)?;
     Ok(match (directory, path) {
         (Some(directory), Some(path)) => Some(directory.join(&path)),
-        (Some(directory), None) => Some(directory.clone()),
+        (Some(directory), None) => Some(directory),
         (None, path) => path,
     })
 }

@@ -75,6 +75,26 @@ fn output_paths_are_relative_to_the_working_directory() {
 }
 
 #[test]
+fn outputs_may_leave_the_working_directory_but_not_the_input_root() {
+    let decoded = |path: &str| {
+        let sent = reapi::Command {
+            working_directory: "v/w".to_owned(),
+            output_paths: vec![path.to_owned()],
+            ..simple()
+        };
+        command(&sent.encode_to_vec()).map(|command| command.outputs[0].path.clone())
+    };
+    assert_eq!(decoded("../a").unwrap(), Some(ExecPath::new("v/a").unwrap()));
+    assert_eq!(decoded("../..a").unwrap(), Some(ExecPath::new("v/..a").unwrap()));
+    assert_eq!(decoded("../../a/b").unwrap(), Some(ExecPath::new("a/b").unwrap()));
+    assert_eq!(decoded("..").unwrap(), Some(ExecPath::new("v").unwrap()));
+    assert_eq!(decoded("../..").unwrap(), None);
+    for outside in ["../../..", "../../../a", "a/../b", "../a/../b"] {
+        assert!(decoded(outside).is_err(), "{outside}");
+    }
+}
+
+#[test]
 #[allow(deprecated, reason = "the older fields are what is tested")]
 fn the_older_fields_count_only_without_the_newer() {
     let mut sent = reapi::Command {
@@ -96,6 +116,10 @@ fn bad_commands_say_which_field() {
     assert!(refused(reapi::Command::default()).contains("arguments"));
     let variable = reapi::command::EnvironmentVariable { name: "A=B".to_owned(), value: String::new() };
     assert!(refused(reapi::Command { environment_variables: vec![variable], ..simple() }).contains("A=B"));
+    for path in ["a/", "a//b", "./a", "a/./b", ".", "a/."] {
+        let outputs = reapi::Command { output_paths: vec![path.to_owned()], ..simple() };
+        assert!(refused(outputs).contains("output_paths"), "{path}");
+    }
     for path in ["../x", "/x", "a/../../x"] {
         let outputs = reapi::Command { output_paths: vec![path.to_owned()], ..simple() };
         assert!(refused(outputs).contains("output_paths"), "{path}");

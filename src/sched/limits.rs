@@ -1,5 +1,6 @@
 //! Bounds on what waits and on what is remembered, each with its reason.
 
+use super::machine::Leaving;
 use std::time::Duration;
 
 /// Bounds of a scheduler.
@@ -9,8 +10,12 @@ pub struct SchedulerLimits {
     pub queued_per_tenant: usize,
     /// Operations of one tenant that are not over: each holds a few hundred bytes, a name and a channel.
     pub operations_per_tenant: usize,
-    /// An operation that nobody waits for is canceled after this; clients reconnect within seconds.
-    pub abandoned_after: Duration,
+    /// An operation whose last watcher's connection fell silent is canceled after this: networks recover, and clients
+    /// wait ever longer before they try again.
+    pub lost_after: Duration,
+    /// One whose last watcher ended its stream or closed its connection is canceled after this. Bazel does no more than
+    /// that on Ctrl-C; clients of a proxy that was restarted are back within seconds.
+    pub left_after: Duration,
     /// An operation that is over can be asked for during this time.
     pub retained_for: Duration,
     /// How many that are over can be asked for: the oldest go first.
@@ -19,13 +24,24 @@ pub struct SchedulerLimits {
     pub retained_bytes: u64,
 }
 
+impl SchedulerLimits {
+    /// How long an operation is kept for somebody who left.
+    pub(super) fn patience(&self, how: Leaving) -> Duration {
+        match how {
+            Leaving::Left => self.left_after,
+            Leaving::Lost => self.lost_after,
+        }
+    }
+}
+
 impl Default for SchedulerLimits {
     fn default() -> Self {
         SchedulerLimits {
             // Bazel asks with --jobs up to some hundreds; a dozen such clients fit.
             queued_per_tenant: 10_000,
             operations_per_tenant: 20_000,
-            abandoned_after: Duration::from_secs(60),
+            lost_after: Duration::from_secs(60),
+            left_after: Duration::from_secs(10),
             retained_for: Duration::from_secs(5 * 60),
             retained: 4096,
             retained_bytes: 64 << 20,

@@ -71,6 +71,15 @@ pub enum Ending {
     Drained,
 }
 
+/// How somebody stops waiting for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It ended its stream, or closed its connection: were it to come back, the way is open.
+    Left,
+    /// Its connection fell silent, and it cannot come back before the network recovers.
+    Lost,
+}
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -116,8 +125,8 @@ struct Operation {
     /// `None` once it is over.
     run: Option<RunId>,
     waiters: u32,
-    /// Since when nobody waits for it.
-    alone_since: Option<Duration>,
+    /// Until when those who left may come back.
+    kept_until: Duration,
     weight_bytes: u64,
 }
 
@@ -181,7 +190,7 @@ impl Scheduler {
             tenant: request.tenant,
             run: Some(run),
             waiters: 1,
-            alone_since: None,
+            kept_until: Duration::ZERO,
             weight_bytes: 0,
         };
         self.operations.insert(request.operation, operation);
@@ -324,26 +333,22 @@ impl Scheduler {
     pub fn attach(&mut self, operation: OperationId) -> bool {
         let Some(found) = self.operations.get_mut(&operation) else { return false };
         found.waiters += 1;
-        found.alone_since = None;
         true
     }
 
     /// Somebody who waited for an operation does so no longer.
-    pub fn detach(&mut self, now: Duration, operation: OperationId) {
+    pub fn detach(&mut self, now: Duration, operation: OperationId, how: Leaving) {
         if let Some(found) = self.operations.get_mut(&operation) {
             found.waiters = found.waiters.saturating_sub(1);
-            if found.waiters == 0 {
-                found.alone_since = Some(now);
-            }
+            // Whoever may come back longest counts, in whatever order they left.
+            found.kept_until = found.kept_until.max(now + self.limits.patience(how));
         }
     }
 
     /// Time has passed: what nobody waits for is canceled, and what is long over forgotten.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let patience = self.limits.abandoned_after;
-        let is_abandoned = |found: &Operation| {
-            found.run.is_some() && found.alone_since.is_some_and(|since| now >= since + patience)
-        };
+        let is_abandoned =
+            |found: &Operation| found.run.is_some() && found.waiters == 0 && now >= found.kept_until;
         let abandoned: Vec<OperationId> = self
             .operations
             .iter()

@@ -21,7 +21,7 @@ mod machine;
 
 pub use fair::FairQueue;
 pub use limits::SchedulerLimits;
-pub use machine::{Accepted, Effect, Ending, OperationId, Refusal, RunId, Scheduler, Submission};
+pub use machine::{Accepted, Effect, Ending, Leaving, OperationId, Refusal, RunId, Scheduler, Submission};
 
 #[cfg(test)]
 mod tests;

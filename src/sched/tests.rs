@@ -162,19 +162,37 @@ fn operations_are_bounded() {
 }
 
 #[test]
-fn operations_without_waiters_are_canceled_after_a_minute() {
+fn operations_without_waiters_are_canceled_a_minute_after_a_connection_was_lost() {
     let mut bench = Bench::new(1);
     let run = bench.submit(request(1, "a")).run;
     bench.started();
-    bench.scheduler.detach(seconds(10), OperationId(1));
+    bench.scheduler.detach(seconds(10), OperationId(1), Leaving::Lost);
     bench.scheduler.tick(seconds(69), &mut bench.effects);
     assert_eq!(bench.effects, []);
     // Somebody comes back in time.
     assert!(bench.scheduler.attach(OperationId(1)));
     bench.scheduler.tick(seconds(80), &mut bench.effects);
     assert_eq!(bench.effects, []);
-    bench.scheduler.detach(seconds(80), OperationId(1));
+    bench.scheduler.detach(seconds(80), OperationId(1), Leaving::Lost);
     bench.scheduler.tick(seconds(140), &mut bench.effects);
+    assert_eq!(bench.effects, [Effect::Kill(run)]);
+}
+
+#[test]
+fn operations_that_were_left_are_canceled_soon_unless_somebody_was_lost_as_well() {
+    let mut bench = Bench::new(1);
+    let run = bench.submit(request(1, "a")).run;
+    bench.started();
+    assert!(bench.scheduler.attach(OperationId(1)));
+    bench.scheduler.detach(seconds(5), OperationId(1), Leaving::Lost);
+    bench.scheduler.detach(seconds(20), OperationId(1), Leaving::Left);
+    bench.scheduler.tick(seconds(64), &mut bench.effects);
+    assert_eq!(bench.effects, []);
+    assert!(bench.scheduler.attach(OperationId(1)));
+    bench.scheduler.detach(seconds(100), OperationId(1), Leaving::Left);
+    bench.scheduler.tick(seconds(109), &mut bench.effects);
+    assert_eq!(bench.effects, []);
+    bench.scheduler.tick(seconds(110), &mut bench.effects);
     assert_eq!(bench.effects, [Effect::Kill(run)]);
 }
 
@@ -310,7 +328,7 @@ fn tenants_share_alike_however_many_builds_they_have() {
 enum Step {
     Submit { action: u8, fresh: bool, merge: bool, priority: i32 },
     Cancel(u8),
-    Detach(u8),
+    Detach(u8, bool),
     Attach(u8),
     Finish(u8),
     Publish(u8),
@@ -323,7 +341,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..6u8, any::<bool>(), any::<bool>(), -2..2i32)
             .prop_map(|(action, fresh, merge, priority)| Step::Submit { action, fresh, merge, priority }),
         2 => any::<u8>().prop_map(Step::Cancel),
-        1 => any::<u8>().prop_map(Step::Detach),
+        1 => any::<(u8, bool)>().prop_map(|(index, lost)| Step::Detach(index, lost)),
         1 => any::<u8>().prop_map(Step::Attach),
         4 => any::<u8>().prop_map(Step::Finish),
         1 => any::<u8>().prop_map(Step::Publish),
@@ -357,7 +375,10 @@ proptest! {
                     let operation = OperationId(pick(index, usize::try_from(submitted).unwrap()) as u128 + 1);
                     bench.scheduler.cancel(now, operation, &mut bench.effects);
                 }
-                Step::Detach(index) => bench.scheduler.detach(now, OperationId(u128::from(index))),
+                Step::Detach(index, lost) => {
+                    let how = if lost { Leaving::Lost } else { Leaving::Left };
+                    bench.scheduler.detach(now, OperationId(u128::from(index)), how);
+                }
                 Step::Attach(index) => {
                     bench.scheduler.attach(OperationId(u128::from(index)));
                 }

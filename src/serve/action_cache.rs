@@ -6,6 +6,7 @@ use super::instance::{Instance, digest, function};
 use super::limits::{ACTION_BYTES_MAX, COMMAND_BYTES_MAX, RESULT_BYTES_MAX};
 use super::lookup::{self, Inline};
 use super::options::ActionCacheWriters;
+use super::result_paths;
 use super::status;
 use crate::action::{Digest, decode};
 use crate::cas::CasError;
@@ -35,12 +36,34 @@ fn missing_for(
             if spec.command_digest.size_bytes > COMMAND_BYTES_MAX {
                 return Err(Status::invalid_argument("the command is too large"));
             }
-            missing.extend(instance.blobs.missing([spec.command_digest]));
+            let lacking = instance.blobs.missing([spec.command_digest]);
+            if lacking.is_empty() {
+                check_paths(instance, &spec.command_digest, result)?;
+            }
+            missing.extend(lacking);
         }
         Err(CasError::Missing(action)) => missing.push(action),
         Err(error) => return Err(status::of_blob(&error)),
     }
     Ok(missing)
+}
+
+/// Refuses outputs outside the input root. The command is looked at for those alone that leave its working directory.
+fn check_paths(instance: &Instance, command: &Digest, result: &reapi::ActionResult) -> Result<(), Status> {
+    let highest = result_paths::highest(result)?;
+    if highest == 0 {
+        return Ok(());
+    }
+    let encoded = match instance.blobs.read(command, COMMAND_BYTES_MAX) {
+        Ok(encoded) => encoded,
+        Err(error) => return Err(status::of_blob(&error)),
+    };
+    let command = reapi::Command::decode(encoded)
+        .map_err(|error| Status::invalid_argument(format!("not an encoded Command: {error}")))?;
+    if highest > result_paths::depth(&command.working_directory) {
+        return Err(Status::invalid_argument("an output path leads out of the input root"));
+    }
+    Ok(())
 }
 
 #[tonic::async_trait]

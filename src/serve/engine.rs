@@ -13,9 +13,12 @@ use super::instance::Instance;
 use super::limits::RETRY_AFTER;
 use super::metrics::ServeMetrics;
 use super::reply::{Done, Facts, Progress};
+use super::socket::Line;
 use super::status;
 use crate::exec::executor::{Cancel, Executor, Job};
-use crate::sched::{Effect, Ending, OperationId, Refusal, RunId, Scheduler, SchedulerLimits, Submission};
+use crate::sched::{
+    Effect, Ending, Leaving, OperationId, Refusal, RunId, Scheduler, SchedulerLimits, Submission,
+};
 use fulgurite_proto::google::rpc;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,6 +85,7 @@ pub(super) struct Assignment {
 pub(super) struct Watcher {
     engine: Engine,
     operation: OperationId,
+    line: Line,
     pub(super) facts: Arc<Facts>,
     pub(super) progress: watch::Receiver<Progress>,
 }
@@ -98,7 +102,8 @@ impl Drop for StopOnDrop {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let now = self.engine.now();
-        self.engine.lock().scheduler.detach(now, self.operation);
+        let how = if self.line.is_lost() { Leaving::Lost } else { Leaving::Left };
+        self.engine.lock().scheduler.detach(now, self.operation, how);
     }
 }
 
@@ -163,9 +168,10 @@ impl Engine {
         &self.shared.metrics
     }
 
-    /// Brings a request in.
+    /// Brings a request in, which came by a line.
     pub(super) fn submit(
         &self,
+        line: Line,
         request: Submission,
         facts: Facts,
         task: impl FnOnce() -> Task,
@@ -186,7 +192,7 @@ impl Engine {
         let facts = Arc::new(facts);
         state.operations.insert(operation, Held { facts: facts.clone(), progress: sender });
         self.perform(state, effects);
-        Ok(Watcher { engine: self.clone(), operation, facts, progress: receiver })
+        Ok(Watcher { engine: self.clone(), operation, line, facts, progress: receiver })
     }
 
     fn refuse(&self, refusal: Refusal) -> Status {
@@ -201,14 +207,14 @@ impl Engine {
     }
 
     /// Watches an operation that is there.
-    pub(super) fn watch(&self, operation: OperationId) -> Option<Watcher> {
+    pub(super) fn watch(&self, line: Line, operation: OperationId) -> Option<Watcher> {
         let mut state = self.lock();
         if !state.scheduler.attach(operation) {
             return None;
         }
         let held = state.operations.get(&operation)?;
         let (facts, progress) = (held.facts.clone(), held.progress.subscribe());
-        Some(Watcher { engine: self.clone(), operation, facts, progress })
+        Some(Watcher { engine: self.clone(), operation, line, facts, progress })
     }
 
     /// Whose an operation is.

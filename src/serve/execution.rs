@@ -10,13 +10,14 @@ use super::capabilities::PRIORITIES;
 use super::context::Context;
 use super::drive;
 use super::engine::{Engine, Task};
-use super::instance::{Instance, digest, function};
+use super::instance::{Caller, Instance, digest, function};
 use super::limits::{
     ACTION_BYTES_MAX, COMMAND_BYTES_MAX, INLINE_READ_BYTES, INVOCATION_BYTES_MAX, VIOLATIONS_IN_HEADERS_MAX,
 };
 use super::lookup::{self, Inline};
 use super::platform::PlatformError;
 use super::reply::{Done, Facts, Progress};
+use super::socket::Line;
 use super::status;
 use super::walk;
 use super::watching::OperationStream;
@@ -30,7 +31,7 @@ use fulgurite_proto::reapi::execution_server::Execution;
 use prost::Message;
 use std::sync::Arc;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 /// Who asks, and for what build.
 const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
@@ -107,6 +108,7 @@ fn of_platform(error: &PlatformError) -> Status {
 /// A request that was understood.
 struct Asked {
     instance: Arc<Instance>,
+    line: Line,
     action: Digest,
     priority: i32,
     invocation: String,
@@ -136,6 +138,7 @@ impl ExecutionService {
         }
         Ok(Asked {
             instance,
+            line: line(&call),
             action: digest(function, "action_digest", request.action_digest.as_ref())?,
             priority,
             invocation: invocation(&headers)?,
@@ -192,7 +195,7 @@ impl ExecutionService {
     fn enqueue(&self, asked: Asked, action: ActionSpec, command: Command) -> Result<OperationStream, Status> {
         let engine = self.engine(&asked.instance)?;
         let operation = draw()?;
-        let Asked { instance, action: action_digest, priority, invocation, fresh, inline } = asked;
+        let Asked { instance, line, action: action_digest, priority, invocation, fresh, inline } = asked;
         let submission = Submission {
             operation,
             tenant: instance.name.clone(),
@@ -213,9 +216,14 @@ impl ExecutionService {
             };
             Task { instance, job, cancel: Cancel::default() }
         };
-        let watcher = engine.submit(submission, facts, task)?;
+        let watcher = engine.submit(line, submission, facts, task)?;
         Ok(OperationStream::live(watcher, self.context.limits.heartbeat))
     }
+}
+
+/// The line by which a call came.
+fn line(call: &Extensions) -> Line {
+    call.get::<Caller>().map(|caller| caller.line.clone()).unwrap_or_default()
 }
 
 fn facts(instance: &Instance, action: Digest, inline: Inline, operation: OperationId) -> Facts {
@@ -272,7 +280,11 @@ impl Execution for ExecutionService {
     ) -> Result<Response<OperationStream>, Status> {
         let operation =
             super::operations::find(&self.context, request.extensions(), &request.get_ref().name)?;
-        let watcher = self.context.engine.as_ref().and_then(|engine| engine.watch(operation));
+        let watcher = self
+            .context
+            .engine
+            .as_ref()
+            .and_then(|engine| engine.watch(line(request.extensions()), operation));
         let watcher = watcher.ok_or_else(super::operations::unknown)?;
         Ok(Response::new(OperationStream::live(watcher, self.context.limits.heartbeat)))
     }

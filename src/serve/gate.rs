@@ -109,7 +109,7 @@ impl Shared {
             reaches.push(self.every.clone());
         }
         peer.called.store(true, Ordering::Relaxed);
-        Ok(Caller { reaches })
+        Ok(Caller { reaches, line: peer.line.clone() })
     }
 }
 

@@ -4,6 +4,7 @@ use super::blobs::Blobs;
 use super::options::{ActionCacheWriters, InstanceOptions, Reach};
 use super::platform::PlatformOffer;
 use super::results::Results;
+use super::socket::Line;
 use super::uploads::Uploads;
 use crate::action::{Digest, DigestFunction};
 use fulgurite_proto::reapi;
@@ -27,6 +28,8 @@ pub(super) struct Instance {
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) reaches: Vec<Arc<Reach>>,
+    /// The connection that it came by.
+    pub(super) line: Line,
 }
 
 impl Caller {

@@ -35,6 +35,7 @@ mod options;
 mod platform;
 mod pull;
 mod reply;
+mod result_paths;
 mod results;
 mod server;
 mod slot;

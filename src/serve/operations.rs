@@ -5,6 +5,7 @@ use super::execution::parse_name;
 use super::instance::Caller;
 use super::limits::LISTED_MAX;
 use super::reply;
+use super::socket::Line;
 use crate::sched::OperationId;
 use fulgurite_proto::google::longrunning::operations_server::Operations;
 use fulgurite_proto::google::longrunning::{
@@ -56,7 +57,8 @@ impl Operations for OperationsService {
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
         let operation = find(&self.context, request.extensions(), &request.get_ref().name)?;
-        let watcher = self.context.engine.as_ref().and_then(|engine| engine.watch(operation));
+        let watcher =
+            self.context.engine.as_ref().and_then(|engine| engine.watch(Line::of_poller(), operation));
         let watcher = watcher.ok_or_else(unknown)?;
         let progress = watcher.progress.borrow().clone();
         Ok(Response::new(reply::operation(&watcher.facts, &progress)))

@@ -19,6 +19,29 @@ pub(super) struct Peer {
     pub(super) origin: Origin,
     /// Whether it has made a call that was let in.
     pub(super) called: Arc<AtomicBool>,
+    pub(super) line: Line,
+}
+
+/// Whether a connection was lost: its peer fell silent, and did not close or reset it. This is known before the calls
+/// on it are told, unless it is us who give it up: they may then be told a moment earlier.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line(Arc<AtomicBool>);
+
+impl Line {
+    /// Of somebody who asks now and then instead of waiting, and so is always about to come back.
+    pub(super) fn of_poller() -> Self {
+        let line = Line::default();
+        line.lose();
+        line
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn lose(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// How it came.
@@ -42,6 +65,8 @@ pub(super) struct Room {
 pub(super) struct Socket {
     stream: Stream,
     peer: Peer,
+    /// Whether the peer has closed it.
+    closed: bool,
     /// Gone once the peer has called.
     patience: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
@@ -65,9 +90,17 @@ impl Socket {
     }
 
     fn new(stream: Stream, origin: Origin, room: Room) -> Self {
-        let peer = Peer { origin, called: Arc::default() };
+        let peer = Peer { origin, called: Arc::default(), line: Line::default() };
         let patience = Some(Box::pin(tokio::time::sleep(room.patience)));
-        Socket { stream, peer, patience, _permit: room.permit }
+        Socket { stream, peer, closed: false, patience, _permit: room.permit }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.peer.line.lose();
+        }
     }
 }
 
@@ -94,10 +127,18 @@ impl AsyncRead for Socket {
                 return Poll::Ready(Err(error));
             }
         }
-        match &mut this.stream {
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        let read = match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        match &read {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => this.closed = true,
+            Poll::Ready(Err(_)) if !this.closed => this.peer.line.lose(),
+            Poll::Ready(Ok(())) if room > 0 && buffer.filled().len() == before => this.closed = true,
+            _ => {}
         }
+        read
     }
 }
 
@@ -140,5 +181,52 @@ impl AsyncWrite for Socket {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Line, Room, Socket};
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Semaphore;
+
+    async fn pair() -> (TcpStream, Socket, Line) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, address) = listener.accept().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let room = Room { permit, patience: Duration::from_secs(3600) };
+        let socket = Socket::tcp(far, address, room).unwrap();
+        let line = socket.peer.line.clone();
+        (near, socket, line)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_its_peer_closed_is_not_lost() {
+        let (near, mut socket, line) = pair().await;
+        drop(near);
+        assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(socket);
+        assert!(!line.is_lost());
+    }
+
+    #[tokio::test]
+    async fn nor_is_one_that_was_reset() {
+        let (near, mut socket, line) = pair().await;
+        rustix::net::sockopt::set_socket_linger(&near, Some(Duration::ZERO)).unwrap();
+        drop(near);
+        assert!(socket.read(&mut [0; 8]).await.is_err());
+        drop(socket);
+        assert!(!line.is_lost());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_we_give_up_is_lost() {
+        let (_near, socket, line) = pair().await;
+        drop(socket);
+        assert!(line.is_lost());
     }
 }

@@ -5,6 +5,7 @@ mod byte_stream;
 mod draining;
 mod execution;
 mod hostile;
+mod leaving;
 mod results;
 mod scene;
 mod transport;

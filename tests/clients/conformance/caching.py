@@ -100,6 +100,23 @@ def _(client):
     refused(lambda: client.cached(action), NOT_FOUND, INVALID)
 
 
+@check("cache-absolute-path", "OURS", "a result with an absolute output path is not taken, or not served")
+def _(client):
+    action = an_action(client)
+    store(client, action, a_result(output_symlinks=[re.OutputSymlink(path="/etc/escape", target="x")]))
+    refused(lambda: client.cached(action), NOT_FOUND, INVALID)
+
+
+@check("cache-sibling-path", "OURS", "output paths may leave the working directory for the rest of the input root")
+def _(client):
+    action = wire.prepare(client, wire.shell("true", working_directory="deep/er"))
+    code, answer = store(client, action, a_result(output_files=[
+        re.OutputFile(path="../../sibling/out", digest=client.put(wire.unique()))
+    ]))
+    assert code == OK, f"{code.name}: {answer.details()}"
+    assert [file.path for file in client.cached(action).output_files] == ["../../sibling/out"]
+
+
 @check("cache-after-execute", "MUST", "the result of a successful action is in the cache")
 def _(client):
     action = wire.prepare(client, wire.shell("echo cached > out", outputs=["out"]))

@@ -109,6 +109,15 @@ def _(client):
     assert files_of(client, succeeded(client, run(client, cmd, root, [blob, pack(sub)]))) == {"out": blob}
 
 
+@check("working-directory-siblings", "OURS", "outputs may lie beside the working directory")
+def _(client):
+    sub = re.Directory()
+    root = wire.directory(directories=[("sub", wire.digest(pack(sub)))])
+    cmd = wire.shell("echo x > ../next/out", outputs=["../next/out"], working_directory="sub")
+    outcome = run(client, cmd, root=root, blobs=[pack(sub)])
+    assert [file.path for file in succeeded(client, outcome).output_files] == ["../next/out"]
+
+
 @check("working-directory-missing", "MUST", "working_directory must be in the input tree")
 def _(client):
     rejected(client, wire.shell("true", working_directory="not/there"), *REFUSED)
