@@ -188,12 +188,12 @@ impl Sandboxed {
         let handed = self.outputs(job, &ready, &outcome, result);
         result.timeline.output_upload_completed = Some(now());
         let Ready { staged, lease, layer, mount, .. } = ready;
-        // In this order: nobody sees the overlay any more, the sandbox resets itself, the layer goes.
+        // In this order: nobody sees the overlay any more, the sandbox resets itself, the root is idle, the layer goes.
         drop((mount, lease));
+        drop(staged);
         if outcome.quiet {
             self.remove(layer);
         }
-        drop(staged);
         verdict::of(&outcome, result, printed.and(handed))
     }
 
