@@ -179,7 +179,7 @@ impl Sandboxed {
         watch.started(&result.timeline);
         result.timeline.execution_start = Some(now());
         let outcome = self.command(job, cancel, &mut ready, [&out, &err]);
-        explain(&outcome, &err);
+        explain(&outcome, &job.command, &err);
         result.timeline.execution_completed = Some(now());
         let enforcement = ready.lease.sandbox().map(|sandbox| sandbox.template().enforcement.clone());
         verdict::account(&outcome, enforcement.as_ref(), &ready.platform.limits, &mut result.usage);
@@ -285,10 +285,15 @@ impl Sandboxed {
 }
 
 /// Says why a command could not be started, where the client looks for what went wrong.
-fn explain(outcome: &Outcome, err: &Spool) {
+fn explain(outcome: &Outcome, command: &Command, err: &Spool) {
     if let End::NotStarted { failure, is_command: true } = &outcome.end {
+        let program = command.arguments.first().map_or("", String::as_str);
+        let why = failure.errno;
         // If that cannot be written, the exit code still says which of the two it was.
-        let _ = rustix::io::write(err.writer(), format!("fulgurite: {failure}\n").as_bytes());
+        let _ = rustix::io::write(
+            err.writer(),
+            format!("fulgurite: cannot execute {program:?}: {why}\n").as_bytes(),
+        );
     }
 }
 
