@@ -15,6 +15,7 @@ use super::verdict;
 use super::view::marks;
 use crate::action::{ActionResult, Command, Digest, DigestFunction, Directory, Timestamp};
 use crate::cas::Cas;
+use crate::failpoint;
 use crate::output::limits::HandoffLimits;
 use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
 use crate::stage::root::{StagedRoot, Stager};
@@ -128,6 +129,7 @@ impl Sandboxed {
         let staged = self.stager.stage(&job.tenant, &job.action.input_root_digest)?;
         let known = if staged.known { "known" } else { "new" };
         result.usage.staging = Some(format!("{} {known}", staged.way));
+        pass("exec.staged")?;
         let spec = SandboxSpec {
             tenant: job.tenant.clone(),
             network: platform.network,
@@ -138,7 +140,8 @@ impl Sandboxed {
         let id = lease.action_id();
         let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
         let layer = self.layers.create(owner)?;
-        match self.view(job, &staged, &layer, owner, id) {
+        let view = pass("exec.leased").and_then(|()| self.view(job, &staged, &layer, owner, id));
+        match view.and_then(|mount| pass("exec.mounted").map(|()| mount)) {
             Ok(mount) => {
                 result.timeline.input_fetch_completed = Some(now());
                 Ok(Ready { staged, lease, layer, mount, platform, timeout })
@@ -177,15 +180,17 @@ impl Sandboxed {
             }
         };
         watch.started(&result.timeline);
+        let _ = failpoint::hit("exec.started");
         result.timeline.execution_start = Some(now());
         let outcome = self.command(job, cancel, &mut ready, [&out, &err]);
+        let _ = failpoint::hit("exec.quiet");
         explain(&outcome, &job.command, &err);
         result.timeline.execution_completed = Some(now());
         let enforcement = ready.lease.sandbox().map(|sandbox| sandbox.template().enforcement.clone());
         verdict::account(&outcome, enforcement.as_ref(), &ready.platform.limits, &mut result.usage);
         result.timeline.output_upload_start = Some(now());
-        let printed = self.printed(job.function, out, err, &outcome, result);
-        let handed = self.outputs(job, &ready, &outcome, result);
+        let printed = self.printed(job.function, out, err, &outcome, result).and(pass("exec.printed"));
+        let handed = self.outputs(job, &ready, &outcome, result).and(pass("exec.handed-off"));
         result.timeline.output_upload_completed = Some(now());
         let Ready { staged, lease, layer, mount, .. } = ready;
         // In this order: nobody sees the overlay any more, the sandbox resets itself, the root is idle, the layer goes.
@@ -194,6 +199,7 @@ impl Sandboxed {
         if outcome.quiet {
             self.remove(layer);
         }
+        let _ = failpoint::hit("exec.released");
         verdict::of(&outcome, result, printed.and(handed))
     }
 
@@ -207,7 +213,10 @@ impl Sandboxed {
             return Outcome::lost("the command has a NUL byte");
         };
         if let Some(killer) = ready.lease.killer() {
-            cancel.arm(move || killer.kill());
+            cancel.arm(move || {
+                killer.kill();
+                let _ = failpoint::hit("exec.killing");
+            });
         }
         let outcome = ready.lease.run(&Action {
             arguments: &arguments,
@@ -282,6 +291,11 @@ impl Sandboxed {
             let _ = stager.tidy();
         });
     }
+}
+
+/// Passes a place where a test may make us die, or fail as if the kernel had refused something.
+fn pass(place: &'static str) -> Result<(), Verdict> {
+    failpoint::hit(place).map_err(|errno| Verdict::Unavailable(format!("{place}: {errno}")))
 }
 
 /// Says why a command could not be started, where the client looks for what went wrong.

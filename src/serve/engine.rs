@@ -15,6 +15,7 @@ use super::metrics::ServeMetrics;
 use super::reply::{Done, Facts, Progress};
 use super::status;
 use crate::exec::executor::{Cancel, Executor, Job};
+use crate::failpoint;
 use crate::sched::{Effect, Ending, OperationId, Refusal, RunId, Scheduler, SchedulerLimits, Submission};
 use fulgurite_proto::google::rpc;
 use std::collections::{HashMap, VecDeque};
@@ -185,6 +186,8 @@ impl Engine {
         let (sender, receiver) = watch::channel(run.progress.clone());
         let facts = Arc::new(facts);
         state.operations.insert(operation, Held { facts: facts.clone(), progress: sender });
+        // A test can only ask for death here.
+        let _ = failpoint::hit("serve.queued");
         self.perform(state, effects);
         Ok(Watcher { engine: self.clone(), operation, facts, progress: receiver })
     }
