@@ -9,7 +9,6 @@
 mod action;
 mod client;
 mod daemon;
-#[cfg(feature = "test-fakes")]
 mod deaths;
 mod disk;
 mod draining;
@@ -65,7 +64,8 @@ fn main() -> ExitCode {
         eprintln!("SKIP serve: without root there are neither memory limits nor composefs");
         return ExitCode::SUCCESS;
     }
-    arguments.test_threads.get_or_insert(2);
+    // Most of them wait for disks and for ends.
+    arguments.test_threads.get_or_insert(4);
     let hall = Arc::new(Hall::default());
     let shared = [
         poisoning::SHARED,
@@ -97,13 +97,11 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-#[cfg(feature = "test-fakes")]
+/// Only a build with failpoints can be made to die at them.
 fn deaths() -> &'static [Alone] {
-    deaths::ALONE
-}
-
-#[cfg(not(feature = "test-fakes"))]
-fn deaths() -> &'static [Alone] {
+    if cfg!(feature = "test-fakes") {
+        return deaths::ALONE;
+    }
     &[("deaths", || skip("deaths", "built without --features test-fakes"))]
 }
 
