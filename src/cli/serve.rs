@@ -67,7 +67,9 @@ fn log_to_stderr(filter: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::new(format!("cannot use the log filter {filter:?}: {error}")))?;
     // A second subscriber would be a second `serve` in one process, which there is not.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An event that cannot be written, for the disk of the log is full, is lost: to say so would be a panic.
+    let _ = subscriber.log_internal_errors(false).try_init();
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use super::verdict;
 use super::view::marks;
 use crate::action::{ActionResult, Command, Digest, DigestFunction, Directory, Timestamp};
 use crate::cas::Cas;
+use crate::failpoint;
 use crate::output::limits::HandoffLimits;
 use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
 use crate::stage::root::{RootView, StagedRoot, Stager};
@@ -135,6 +136,7 @@ impl Sandboxed {
         let staged = self.stager.stage(&job.tenant, &job.action.input_root_digest)?;
         let known = if staged.known { "known" } else { "new" };
         result.usage.staging = Some(format!("{} {known}", staged.way));
+        pass("exec.staged")?;
         let spec = SandboxSpec {
             tenant: job.tenant.clone(),
             network: platform.network,
@@ -145,7 +147,8 @@ impl Sandboxed {
         let id = lease.action_id();
         let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
         let layer = self.layers.create(owner)?;
-        match self.view(job, &staged, &layer, owner, id) {
+        let view = pass("exec.leased").and_then(|()| self.view(job, &staged, &layer, owner, id));
+        match view.and_then(|view| pass("exec.mounted").map(|()| view)) {
             Ok(view) => {
                 result.timeline.input_fetch_completed = Some(now());
                 Ok(Ready { staged, lease, layer, view, platform, timeout })
@@ -185,22 +188,25 @@ impl Sandboxed {
             }
         };
         watch.started(&result.timeline);
+        let _ = failpoint::hit("exec.started");
         result.timeline.execution_start = Some(now());
         let outcome = self.command(job, cancel, &mut ready, [&out, &err]);
-        explain(&outcome, &err);
+        let _ = failpoint::hit("exec.quiet");
+        explain(&outcome, &job.command, &err);
         result.timeline.execution_completed = Some(now());
         let enforcement = ready.lease.sandbox().map(|sandbox| sandbox.template().enforcement.clone());
         verdict::account(&outcome, enforcement.as_ref(), &ready.platform.limits, &mut result.usage);
         result.timeline.output_upload_start = Some(now());
-        let printed = self.printed(job.function, out, err, &outcome, result);
-        let handed = self.outputs(job, &ready, &outcome, result);
+        let printed = self.printed(job.function, out, err, &outcome, result).and(pass("exec.printed"));
+        let handed = self.outputs(job, &ready, &outcome, result).and(pass("exec.handed-off"));
         result.timeline.output_upload_completed = Some(now());
-        let Ready { lease, layer, view, .. } = ready;
+        let Ready { staged, lease, layer, view, .. } = ready;
         // The sandbox resets itself from now on.
-        drop(lease);
+        drop((lease, staged));
         if outcome.quiet {
             self.remove(layer, Some(view));
         }
+        let _ = failpoint::hit("exec.released");
         verdict::of(&outcome, result, printed.and(handed))
     }
 
@@ -214,7 +220,10 @@ impl Sandboxed {
             return Outcome::lost("the command has a NUL byte");
         };
         if let Some(killer) = ready.lease.killer() {
-            cancel.arm(move || killer.kill());
+            cancel.arm(move || {
+                killer.kill();
+                let _ = failpoint::hit("exec.killing");
+            });
         }
         let outcome = ready.lease.run(&Action {
             arguments: &arguments,
@@ -294,11 +303,21 @@ impl Sandboxed {
     }
 }
 
+/// Passes a place where a test may make us die, or fail as if the kernel had refused something.
+fn pass(place: &'static str) -> Result<(), Verdict> {
+    failpoint::hit(place).map_err(|errno| Verdict::Unavailable(format!("{place}: {errno}")))
+}
+
 /// Says why a command could not be started, where the client looks for what went wrong.
-fn explain(outcome: &Outcome, err: &Spool) {
+fn explain(outcome: &Outcome, command: &Command, err: &Spool) {
     if let End::NotStarted { failure, is_command: true } = &outcome.end {
+        let program = command.arguments.first().map_or("", String::as_str);
+        let why = failure.errno;
         // If that cannot be written, the exit code still says which of the two it was.
-        let _ = rustix::io::write(err.writer(), format!("fulgurite: {failure}\n").as_bytes());
+        let _ = rustix::io::write(
+            err.writer(),
+            format!("fulgurite: cannot execute {program:?}: {why}\n").as_bytes(),
+        );
     }
 }
 

@@ -16,6 +16,7 @@ use super::reply::{Done, Facts, Progress};
 use super::socket::Line;
 use super::status;
 use crate::exec::executor::{Cancel, Executor, Job};
+use crate::failpoint;
 use crate::sched::{
     Effect, Ending, Leaving, OperationId, Refusal, RunId, Scheduler, SchedulerLimits, Submission,
 };
@@ -191,6 +192,8 @@ impl Engine {
         let (sender, receiver) = watch::channel(run.progress.clone());
         let facts = Arc::new(facts);
         state.operations.insert(operation, Held { facts: facts.clone(), progress: sender });
+        // A test can only ask for death here.
+        let _ = failpoint::hit("serve.queued");
         self.perform(state, effects);
         Ok(Watcher { engine: self.clone(), operation, line, facts, progress: receiver })
     }

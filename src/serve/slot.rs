@@ -7,6 +7,7 @@ use super::status;
 use super::verdict;
 use crate::action::{Timeline, encode};
 use crate::exec::executor::{Execution, Verdict, Watch};
+use crate::failpoint;
 use crate::sched::RunId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(super) fn work(engine: &Engine) {
         });
         // A slot is held while inputs are staged and while a command sleeps: that counts as well as CPU time.
         engine.finished(run, used.max(began.elapsed()), done);
+        // Here and below a test can only ask for death.
+        let _ = failpoint::hit("serve.answered");
     }
 }
 
@@ -55,6 +58,7 @@ fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
         return (Done { result: Some(hit.encoded), cached: true, ..Done::default() }, Duration::ZERO);
     }
     engine.metrics().runs.count();
+    let _ = failpoint::hit("serve.started");
     let watch = Announce { engine, run: *run };
     let mut execution = engine.executor().execute(&task.job, &task.cancel, &watch);
     if execution.verdict == Verdict::Canceled && engine.is_killing() {
@@ -63,6 +67,7 @@ fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
     if execution.verdict != Verdict::Exited {
         engine.metrics().runs_failed.count();
     }
+    let _ = failpoint::hit("serve.executed");
     let used = execution.result.usage.user + execution.result.usage.system;
     (publish(engine, *run, task, &execution), used)
 }
@@ -78,6 +83,7 @@ fn publish(engine: &Engine, run: RunId, task: &Task, execution: &Execution) -> D
             // The client has its result all the same.
             tracing::warn!(%error, action = %task.job.action_digest, "cannot keep a result");
         }
+        let _ = failpoint::hit("serve.kept");
     }
     done
 }

@@ -46,6 +46,10 @@ pub const WARM_PATHS_MAX: u64 = 2_000_000;
 /// Blobs that warm roots keep from eviction.
 pub const WARM_PINS_MAX: u64 = 1_000_000;
 
+/// Warm roots keep no more than this part of the store from eviction. Were it more, what clients upload for their next
+/// actions could be evicted before it is staged, each time anew.
+pub const WARM_STORE_PART: u64 = 4;
+
 /// Roots that were put out and are not taken apart yet; with more, who stages a new one does it for one of them first.
 pub const RETIRED_MAX: usize = 64;
 

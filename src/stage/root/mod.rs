@@ -10,7 +10,7 @@
 //! ```
 //! Invariants: nothing is mounted or made of a tree that was refused; the blobs of a staged root stay in the store as
 //! long as it is held or warm; what an action writes goes to its layer and nowhere else. Warm roots are bounded by
-//! their number, paths and pins; those that nobody uses go, the least recently used first. A root is staged once
+//! their number, paths, pins and bytes; those that nobody uses go, the least recently used first. A root is staged once
 //! however many ask for it at the same time. Roots are not shared between tenants: whether another tenant has staged
 //! one could be seen in `known` and in the time that it takes.
 //!
@@ -125,6 +125,8 @@ struct Inner {
     options: StagerOptions,
     way: Way,
     passed_over: Vec<(Way, String)>,
+    /// Bytes of the blobs that warm roots keep from eviction together.
+    warm_bytes_max: u64,
     dir: OwnedFd,
     trees: Option<Arc<TreeCache>>,
     state: Mutex<State>,
@@ -137,6 +139,7 @@ struct State {
     warm: HashMap<Key, Warm>,
     paths: u64,
     pins: u64,
+    bytes: u64,
     uses: u64,
     retired: Vec<Arc<Kept>>,
 }
@@ -149,6 +152,7 @@ struct Warm {
     /// Of what is in the slot, counted in the state.
     paths: u64,
     pins: u64,
+    bytes: u64,
 }
 
 impl Stager {
@@ -180,7 +184,8 @@ impl Stager {
             match prepare(way, &dir, runtime)? {
                 Ok(trees) => {
                     let state = Mutex::default();
-                    let inner = Inner { cas, options, way, passed_over, dir, trees, state };
+                    let warm_bytes_max = cas.stats().bytes_max / limits::WARM_STORE_PART;
+                    let inner = Inner { cas, options, way, passed_over, warm_bytes_max, dir, trees, state };
                     return Ok(Stager { inner: Arc::new(inner) });
                 }
                 Err(why) if forced => return Err(StageRootError::NoWay { way, why }),
@@ -218,6 +223,7 @@ impl Stager {
                 used,
                 paths: 0,
                 pins: 0,
+                bytes: 0,
             });
             warm.used = used;
             warm.slot.clone()
@@ -259,12 +265,16 @@ impl Stager {
         Ok(released)
     }
 
-    /// Takes apart what was put out.
+    /// Puts out what is too much, now that it may be idle, and takes apart what was put out.
     ///
     /// # Errors
     /// The first tree that could not be removed; it is removed at the next start.
     pub fn tidy(&self) -> Result<(), StageRootError> {
-        let retired = std::mem::take(&mut self.state().retired);
+        let retired = {
+            let mut state = self.state();
+            self.trim(&mut state);
+            std::mem::take(&mut state.retired)
+        };
         retired.into_iter().filter_map(Arc::into_inner).map(Kept::destroy).fold(Ok(()), Result::and)
     }
 
@@ -302,22 +312,29 @@ impl Stager {
             }
             _ => Lower::None,
         };
-        Ok(Kept::new(cas.clone(), closure, pin, blobs.len() as u64, lower))
+        Ok(Kept::new(cas.clone(), closure, pin, &blobs, lower))
     }
 
     /// Counts a root that was staged just now, and puts out others if there are too many.
     fn count(&self, key: &Key, slot: &Arc<Mutex<Option<Arc<Kept>>>>, kept: &Kept) {
         let mut state = self.state();
-        let (paths, pins) = (kept.paths(), kept.pins());
+        let (paths, pins, bytes) = (kept.paths(), kept.pins(), kept.bytes());
         if let Some(warm) = state.warm.get_mut(key).filter(|warm| Arc::ptr_eq(&warm.slot, slot)) {
-            (warm.paths, warm.pins) = (paths, pins);
+            (warm.paths, warm.pins, warm.bytes) = (paths, pins, bytes);
             state.paths += paths;
             state.pins += pins;
+            state.bytes += bytes;
         }
+        self.trim(&mut state);
+    }
+
+    /// Puts out idle roots until what is warm is within its bounds.
+    fn trim(&self, state: &mut State) {
         let options = &self.inner.options;
         while (state.warm.len() > options.warm_roots_max
             || state.paths > options.warm_paths_max
-            || state.pins > options.warm_pins_max)
+            || state.pins > options.warm_pins_max
+            || state.bytes > self.inner.warm_bytes_max)
             && state.retire_oldest()
         {}
     }
@@ -340,6 +357,7 @@ impl State {
         let Some(warm) = oldest.and_then(|key| self.warm.remove(&key)) else { return false };
         self.paths -= warm.paths;
         self.pins -= warm.pins;
+        self.bytes -= warm.bytes;
         let kept = warm.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.retired.extend(kept);
         true

@@ -79,6 +79,7 @@ pub(super) struct Kept {
     closure: Closure,
     _pin: Pin,
     pins: u64,
+    bytes: u64,
     lower: Lower,
 }
 
@@ -103,8 +104,10 @@ impl Lower {
 }
 
 impl Kept {
-    pub(super) fn new(cas: Cas, closure: Closure, pin: Pin, pins: u64, lower: Lower) -> Self {
-        Kept { cas, closure, _pin: pin, pins, lower }
+    /// `pin` is of these blobs.
+    pub(super) fn new(cas: Cas, closure: Closure, pin: Pin, blobs: &[Digest], lower: Lower) -> Self {
+        let bytes = blobs.iter().fold(0u64, |bytes, blob| bytes.saturating_add(blob.size_bytes));
+        Kept { cas, closure, _pin: pin, pins: blobs.len() as u64, bytes, lower }
     }
 
     pub(super) fn paths(&self) -> u64 {
@@ -113,6 +116,10 @@ impl Kept {
 
     pub(super) fn pins(&self) -> u64 {
         self.pins
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Takes it apart. Nothing is mounted over it any more.

@@ -1,0 +1,174 @@
+//! Actions as tests describe them: a script, its inputs, its outputs.
+
+use crate::client::{Client, named};
+use crate::daemon::{PATIENCE, pids_with};
+use fulgurite_proto::reapi;
+use fulgurite_sandbox::testing::settles;
+use prost::Message;
+use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// An action that is not uploaded yet.
+#[derive(Clone, Default)]
+pub struct Order {
+    pub command: reapi::Command,
+    pub action: reapi::Action,
+    pub inputs: Tree,
+}
+
+/// An input root.
+#[derive(Clone, Default)]
+pub struct Tree {
+    files: BTreeMap<String, (Vec<u8>, bool)>,
+    links: BTreeMap<String, String>,
+    directories: BTreeMap<String, Tree>,
+}
+
+impl Tree {
+    /// Adds a file; the path may have directories.
+    pub fn add(&mut self, path: &str, bytes: &[u8], executable: bool) {
+        match path.split_once('/') {
+            Some((first, rest)) => {
+                self.directories.entry(first.to_owned()).or_default().add(rest, bytes, executable)
+            }
+            None => drop(self.files.insert(path.to_owned(), (bytes.to_vec(), executable))),
+        }
+    }
+
+    /// All its blobs, the root's last.
+    pub fn blobs(&self) -> Vec<Vec<u8>> {
+        let mut blobs = Vec::new();
+        let mut directory = reapi::Directory::default();
+        for (name, (bytes, is_executable)) in &self.files {
+            let (name, digest, is_executable) = (name.clone(), Some(named(bytes)), *is_executable);
+            directory.files.push(reapi::FileNode { name, digest, is_executable, node_properties: None });
+            blobs.push(bytes.clone());
+        }
+        for (name, target) in &self.links {
+            let (name, target) = (name.clone(), target.clone());
+            directory.symlinks.push(reapi::SymlinkNode { name, target, node_properties: None });
+        }
+        for (name, below) in &self.directories {
+            blobs.extend(below.blobs());
+            let digest = blobs.last().map(|bytes| named(bytes));
+            directory.directories.push(reapi::DirectoryNode { name: name.clone(), digest });
+        }
+        blobs.push(directory.encode_to_vec());
+        blobs
+    }
+}
+
+/// A word that no other action has.
+fn word() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("order-{}-{}-end", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Order {
+    /// A script for the shell, unlike any other; `$0` is a word that finds its processes.
+    pub fn sh(script: &str) -> Order {
+        Order::of(&["/bin/sh", "-c", script, &word()])
+    }
+
+    /// A script for Python.
+    pub fn python(script: &str) -> Order {
+        Order::of(&["/usr/bin/python3", "-c", script, &word()])
+    }
+
+    pub fn of(arguments: &[&str]) -> Order {
+        let mut order = Order::default();
+        order.command.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        order
+    }
+
+    pub fn outputs(mut self, paths: &[&str]) -> Order {
+        self.command.output_paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        self
+    }
+
+    pub fn input(mut self, path: &str, bytes: &[u8]) -> Order {
+        self.inputs.add(path, bytes, false);
+        self
+    }
+
+    pub fn timeout(mut self, seconds: i64) -> Order {
+        self.action.timeout = Some(prost_types::Duration { seconds, nanos: 0 });
+        self
+    }
+
+    pub fn uncached(mut self) -> Order {
+        self.action.do_not_cache = true;
+        self
+    }
+
+    pub fn property(mut self, name: &str, value: &str) -> Order {
+        let property = reapi::platform::Property { name: name.to_owned(), value: value.to_owned() };
+        self.action.platform.get_or_insert_default().properties.push(property);
+        self
+    }
+
+    /// All its blobs, the action's last.
+    pub fn blobs(&self) -> Vec<Vec<u8>> {
+        let mut blobs = self.inputs.blobs();
+        let mut action = self.action.clone();
+        action.input_root_digest = blobs.last().map(|bytes| named(bytes));
+        let command = self.command.encode_to_vec();
+        action.command_digest = Some(named(&command));
+        blobs.push(command);
+        blobs.push(action.encode_to_vec());
+        blobs
+    }
+
+    /// Uploads it with all that it needs; gives its name.
+    pub fn upload(&self, client: &Client) -> reapi::Digest {
+        let blobs = self.blobs();
+        client.upload(&blobs);
+        named(blobs.last().unwrap())
+    }
+
+    /// The word that its processes have among their arguments.
+    pub fn word(&self) -> &str {
+        self.command.arguments.last().unwrap()
+    }
+
+    /// A script that goes on only once [`Order::release`] is called: `before`, then wait, then `after`.
+    pub fn held(before: &str, after: &str) -> Order {
+        Order::sh(&format!("mkfifo gate || exit 1\n{before}\nread line < gate\n{after}"))
+    }
+
+    /// Waits until the script of [`Order::held`] waits, and gives its gate.
+    fn gate(&self) -> rustix::fd::OwnedFd {
+        let mut gate = None;
+        let open = settles(PATIENCE, || {
+            gate = pids_with(self.word()).iter().find_map(|pid| {
+                let path = format!("/proc/{pid}/cwd/gate");
+                // Opens only once somebody waits for what is written.
+                rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+                    .ok()
+            });
+            gate.is_some()
+        });
+        assert!(open, "no action of the word {} waits", self.word());
+        gate.unwrap()
+    }
+
+    /// Waits until it waits; it goes on waiting.
+    pub fn until_held(&self) -> Held {
+        Held(self.gate())
+    }
+
+    /// Lets it go on.
+    pub fn release(&self) {
+        self.until_held().release();
+    }
+}
+
+/// An action that waits; it goes on when this is dropped as well.
+pub struct Held(rustix::fd::OwnedFd);
+
+impl Held {
+    pub fn release(self) {
+        rustix::io::write(&self.0, b"go\n").unwrap();
+    }
+}
