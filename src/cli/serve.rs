@@ -56,11 +56,31 @@ pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
     signals
         .forward_in_background(move |_| count.send_modify(|count| *count += 1))
         .map_err(|error| Failure::new(format!("cannot start a thread that waits for signals: {error}")))?;
+    let config = without_limits_that_nobody_asked_for(config, &runtime)?;
     let daemon = Daemon::assemble(&config, &runtime)?;
     let served = daemon.serve(&config, signaled);
     let stopped = daemon.stop(runtime);
     served?;
     stopped.map(|()| 0)
+}
+
+/// Where there are no cgroups, the default of processes cannot hold and is left out, aloud; a limit that was asked for
+/// is an error.
+fn without_limits_that_nobody_asked_for(mut config: Config, runtime: &Runtime) -> Result<Config, Failure> {
+    let features = runtime.features();
+    if features.cgroup_v2 || features.shares_memory_cgroup {
+        return Ok(config);
+    }
+    let hint = "run as root, or under: systemd-run --user --scope -p Delegate=yes";
+    let execution = &mut config.execution;
+    let instances = config.instances.values().any(|instance| instance.memory_default.is_some());
+    if execution.memory_default.is_some() || execution.cpus.is_some() || instances {
+        let what = "cannot apply the limits that are configured: there is no cgroup to be had";
+        return Err(Failure::new(what).hint(Some(hint)));
+    }
+    tell(format!("warning: without a cgroup there are no limits, not even pids_max (hint: {hint})"));
+    execution.pids_max = 0;
+    Ok(config)
 }
 
 fn log_to_stderr(filter: &str) -> Result<(), Failure> {
@@ -261,7 +281,7 @@ fn allowance(config: &Config, limits: &ActionLimits) -> Allowance {
             limits: Limits {
                 memory_bytes_max: limits.memory_default.map(|bytes| bytes.0),
                 cpu_milli_max: execution.cpus.map(|cpus| cpus.0),
-                pids_max: Some(execution.pids_max),
+                pids_max: Some(execution.pids_max).filter(|max| *max > 0),
                 ..Limits::default()
             },
             memory_bytes_max: limits.memory_max.map(|bytes| bytes.0),
