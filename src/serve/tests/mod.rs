@@ -7,4 +7,5 @@ mod execution;
 mod hostile;
 mod results;
 mod scene;
+mod seeds;
 mod transport;
