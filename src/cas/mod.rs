@@ -37,6 +37,8 @@ mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(fuzzing)]
+pub use record::fuzzing;
 mod verify;
 mod write;
 

@@ -34,7 +34,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status};
 
 /// Who asks, and for what build.
-const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+pub(super) const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
 /// The service.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ pub(super) fn parse_name(name: &str) -> Option<OperationId> {
 }
 
 /// The build that a call is a part of.
-fn invocation(headers: &MetadataMap) -> Result<String, Status> {
+pub(super) fn invocation(headers: &MetadataMap) -> Result<String, Status> {
     let Some(header) = headers.get_bin(METADATA_HEADER) else { return Ok(String::new()) };
     let garbage = |why: String| Status::invalid_argument(format!("the header {METADATA_HEADER}: {why}"));
     let bytes = header.to_bytes().map_err(|error| garbage(error.to_string()))?;

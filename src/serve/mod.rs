@@ -23,6 +23,8 @@ mod context;
 mod drive;
 mod engine;
 mod execution;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod instance;
 mod limits;

@@ -8,4 +8,5 @@ mod hostile;
 mod leaving;
 mod results;
 mod scene;
+mod seeds;
 mod transport;
