@@ -235,7 +235,8 @@ impl Config {
                 action_cache_memory_bytes_max: Bytes(64 << 20),
             },
             execution: Execution {
-                slots: host.cores.max(1),
+                // One more than cores: an action waits for the kernel now and then.
+                slots: host.cores.max(1) + 1,
                 queue_max: 10_000,
                 timeout_default: 60 * MINUTE,
                 timeout_max: 6 * 60 * MINUTE,

@@ -33,7 +33,7 @@ fn defaults_depend_on_who_runs_it() {
     assert_eq!(config, Config::defaults(&host()));
     assert_eq!(config.state_dir, Path::new("/var/lib/fulgurite"));
     assert_eq!(config.listen, [Listen::Unix("/run/fulgurite/fulgurite.sock".into())]);
-    assert_eq!(config.execution.slots, 4);
+    assert_eq!(config.execution.slots, 5);
     assert_eq!(config.execution.platform["OSFamily"], ["linux", "Linux"]);
     let user = Host { root: false, home: Some("/home/a".into()), ..host() };
     let config = Config::defaults(&user);
@@ -44,7 +44,7 @@ fn defaults_depend_on_who_runs_it() {
     let config = Config::defaults(&user);
     assert_eq!(config.state_dir, Path::new("/state/fulgurite"));
     assert_eq!(config.listen, [Listen::Unix("/run/user/7/fulgurite.sock".into())]);
-    assert_eq!(config.execution.slots, 1);
+    assert_eq!(config.execution.slots, 2);
 }
 
 #[test]

@@ -165,7 +165,10 @@ pub const ACCEPTED_MAX: usize = 16;
 /// How long killed actions may take to be gone, when the server ends: what the kernel holds may take for ever.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long streams may go on after the last action ended, when the server ends.
+/// How long connections stay open after the last action ended, when the server ends: its client downloads the outputs.
+pub const DOWNLOADS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long streams may go on after that.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// When a client that was turned away for lack of room shall come back.

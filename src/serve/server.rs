@@ -211,10 +211,21 @@ async fn drain(context: &Context, drain_for: Duration, hurry: impl Future<Output
     let mut idle = async || {
         let _ = active.wait_for(|active| *active == 0).await;
     };
+    let had_work = *engine.active().borrow() > 0;
+    let mut hurry = std::pin::pin!(hurry);
     tokio::select! {
-        () = idle() => return true,
+        () = idle() => {
+            if had_work {
+                // Clients have the last answers, and want the outputs that these name.
+                tokio::select! {
+                    () = tokio::time::sleep(limits::DOWNLOADS_WITHIN) => {}
+                    () = &mut hurry => {}
+                }
+            }
+            return true;
+        }
         () = tokio::time::sleep(drain_for) => {}
-        () = hurry => {}
+        () = &mut hurry => {}
     }
     engine.kill_all();
     tokio::time::timeout(limits::KILLED_WITHIN, idle()).await.is_ok()

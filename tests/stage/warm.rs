@@ -119,6 +119,7 @@ fn nothing_is_left_open(runtime: &Runtime) {
         let before = open();
         (1..20).for_each(once);
         stager.release_idle().unwrap();
-        assert_eq!(open(), before, "{way}");
+        // The store of the way before may have been closing still when the first were counted.
+        assert!(open() <= before, "{way}: {} are open, {before} were", open());
     }
 }
