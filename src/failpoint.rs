@@ -5,7 +5,7 @@
 //!   FULGURITE_FAILPOINT=name:3          … for the third time
 //!   FULGURITE_FAILPOINT=name:3=5        in place of that, fail with errno 5 (EIO), that one time
 //! ```
-//! The variable is read once. [`arm`] does the same for the calling thread alone, so that tests of one process do not
+//! The variable is read once. `arm` does the same for the calling thread alone, so that tests of one process do not
 //! meet. Invariant: a build without `test-fakes` has none of this: [`hit`] is then nothing at all.
 
 use rustix::io::Errno;

@@ -13,7 +13,7 @@
 //!   cut; without it, what a power cut may have damaged is hashed again before its first use;
 //! - opening takes time and memory for what came since the last checkpoint, not for what is there.
 //!
-//! All calls block, most for microseconds. Limits: [`limits`]; one process at a time; functions with 32-byte hashes.
+//! All calls block, most for microseconds. Limits: `limits`; one process at a time; functions with 32-byte hashes.
 //! Opening starts a thread, so that it comes after the zygote was forked.
 
 mod checkpoint;

@@ -122,14 +122,17 @@ pub struct StageBenchArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Files of a root; can be given again for several
-    #[arg(long = "files", value_name = "COUNT", default_values_t = SIZES)]
+    /// Files of a root
+    #[arg(long = "files", value_name = "LIST", value_delimiter = ',', default_values_t = SIZES)]
     pub sizes: Vec<usize>,
     /// Rounds of each size; fewer for larger ones by default
     #[arg(long, value_name = "COUNT")]
     pub rounds: Option<usize>,
-    /// Filesystem to make and to measure on: ext4, xfs or tmpfs; can be given again for several
-    #[arg(long = "filesystem", value_name = "NAME", default_value = "ext4", value_parser = filesystem)]
+    /// Filesystems to make and to measure on: ext4, xfs, tmpfs
+    #[arg(
+        long = "filesystem", value_name = "LIST", value_delimiter = ',',
+        default_value = "ext4", value_parser = filesystem
+    )]
     pub filesystems: Vec<FilesystemKind>,
     /// Measure only this case, beside the floor
     #[arg(long = "case", value_name = "NAME")]
