@@ -59,3 +59,6 @@ pub const TREE_FILES_BYTES_MAX: u64 = 8 << 30;
 /// Paths of a root, its top not counted, up to which each action gets marks of its own in place of an image: a mark
 /// costs some 15 µs, an image with its superblock and its two mounts as much as eight of them.
 pub const MARKED_PATHS_MAX: u64 = 8;
+
+/// Paths of a root from which on it is staged with a low priority: some 300 µs of work.
+pub const POLITE_PATHS_MIN: u64 = 256;

@@ -21,6 +21,7 @@ mod composefs;
 mod error;
 pub mod limits;
 mod paths;
+mod priority;
 mod staged;
 #[cfg(test)]
 mod tests;
@@ -275,6 +276,7 @@ impl Stager {
             self.trim(&mut state);
             std::mem::take(&mut state.retired)
         };
+        let _low = (!retired.is_empty()).then(priority::LowPriority::enter);
         retired.into_iter().filter_map(Arc::into_inner).map(Kept::destroy).fold(Ok(()), Result::and)
     }
 
@@ -301,6 +303,7 @@ impl Stager {
     fn make(&self, root: &Digest) -> Result<Kept, StageRootError> {
         let Inner { cas, options, dir, trees, .. } = &*self.inner;
         let closure = Closure::read(cas, root, &options.limits)?;
+        let _low = (closure.size.paths() > limits::POLITE_PATHS_MIN).then(priority::LowPriority::enter);
         let blobs = closure.blobs();
         let pin = cas.pin(&blobs).map_err(StageRootError::Missing)?;
         let lower = match (self.inner.way, trees) {
