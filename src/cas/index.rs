@@ -127,10 +127,8 @@ impl Index {
         seconds: u64,
     ) -> Result<Totals, CasError> {
         changes.sort_unstable_by_key(|change| change.key);
+        self.revive()?;
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if database.is_none() {
-            *database = Some(self.reopen()?);
-        }
         let result = match database.as_ref() {
             Some(database) => write(database, changes, generation, seconds)
                 .and_then(|totals| Ok((totals, View::of(database)?)))
@@ -145,11 +143,20 @@ impl Index {
             Err(error) => {
                 self.set_view(None);
                 *database = None;
-                // Best effort: if it fails too, the next commit tries again, and until then lookups fail.
+                // Best effort: if it fails too, as it does on a full disk, the next lookup or commit tries again.
                 *database = self.reopen().ok();
                 Err(error)
             }
         }
+    }
+
+    /// Opens the database again if a failed commit has closed it.
+    fn revive(&self) -> Result<(), CasError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() {
+            *database = Some(self.reopen()?);
+        }
+        Ok(())
     }
 
     fn reopen(&self) -> Result<Database, CasError> {
@@ -164,6 +171,9 @@ impl Index {
     }
 
     fn read<T>(&self, look: impl FnOnce(&View) -> Result<T, redb::StorageError>) -> Result<T, CasError> {
+        if self.view.read().unwrap_or_else(PoisonError::into_inner).is_none() {
+            self.revive()?;
+        }
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         let view = view.as_ref().ok_or_else(|| CasError::io("read the index", Errno::IO))?;
         look(view).map_err(|error| failed("read the index", error.into()))

@@ -188,10 +188,57 @@ impl Keeper {
                 return Ok(());
             }
             let Ok(guest) = accept_with(&door, SocketFlags::CLOEXEC) else { continue };
-            if !admit(sandbox, guest.as_fd(), variables) {
+            if !self.admit(sandbox, guest.as_fd(), variables) {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Keeper {
+    /// Serves one guest. False: the sandbox is to be removed.
+    fn admit(&self, sandbox: &mut Sandbox, guest: BorrowedFd<'_>, variables: &[CString]) -> bool {
+        let mut buffer = [0; message::BYTES_MAX];
+        let mut descriptors = message::no_descriptors();
+        let Ok(Some(length)) = message::receive(guest, &mut buffer, &mut descriptors, true) else {
+            return true;
+        };
+        let request = buffer.get(..length).unwrap_or(&[]);
+        if request == REMOVE {
+            // Before the answer: whoever has it finds the sandbox on no list.
+            let _ = std::fs::remove_dir_all(&self.dir);
+            let _ = message::send(guest, &[0], &[]);
+            return false;
+        }
+        let Some(term) = request.strip_prefix(ENTER) else { return true };
+        let [Some(stdin), Some(stdout), Some(stderr), ..] = &descriptors else { return true };
+        let mut variables = variables.to_vec();
+        variables.extend(CString::new([b"TERM=", term].concat()).ok());
+        let code = match sandbox.rearm() {
+            Err(_) => OWN_FAILURE,
+            Ok(()) => {
+                let outcome = sandbox.run(&Action {
+                    arguments: &[c"/bin/sh".to_owned()],
+                    variables: &variables,
+                    directory: c"/work",
+                    stdin: stdin.as_fd(),
+                    stdout: stdout.as_fd(),
+                    stderr: stderr.as_fd(),
+                    work: None,
+                    limits: &Limits::default(),
+                    timeout: None,
+                    kill_delay: Duration::ZERO,
+                    terminal: rustix::termios::isatty(stdin),
+                    fail_at: 0,
+                });
+                match outcome.end {
+                    End::Exited(code) => u8::try_from(code).unwrap_or(1),
+                    _ => OWN_FAILURE,
+                }
+            }
+        };
+        let _ = message::send(guest, &[code], &[]);
+        sandbox.is_sound()
     }
 }
 
@@ -200,47 +247,6 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
-}
-
-/// Serves one guest. False: the sandbox is to be removed.
-fn admit(sandbox: &mut Sandbox, guest: BorrowedFd<'_>, variables: &[CString]) -> bool {
-    let mut buffer = [0; message::BYTES_MAX];
-    let mut descriptors = message::no_descriptors();
-    let Ok(Some(length)) = message::receive(guest, &mut buffer, &mut descriptors, true) else { return true };
-    let request = buffer.get(..length).unwrap_or(&[]);
-    if request == REMOVE {
-        let _ = message::send(guest, &[0], &[]);
-        return false;
-    }
-    let Some(term) = request.strip_prefix(ENTER) else { return true };
-    let [Some(stdin), Some(stdout), Some(stderr), ..] = &descriptors else { return true };
-    let mut variables = variables.to_vec();
-    variables.extend(CString::new([b"TERM=", term].concat()).ok());
-    let code = match sandbox.rearm() {
-        Err(_) => OWN_FAILURE,
-        Ok(()) => {
-            let outcome = sandbox.run(&Action {
-                arguments: &[c"/bin/sh".to_owned()],
-                variables: &variables,
-                directory: c"/work",
-                stdin: stdin.as_fd(),
-                stdout: stdout.as_fd(),
-                stderr: stderr.as_fd(),
-                work: None,
-                limits: &Limits::default(),
-                timeout: None,
-                kill_delay: Duration::ZERO,
-                terminal: rustix::termios::isatty(stdin),
-                fail_at: 0,
-            });
-            match outcome.end {
-                End::Exited(code) => u8::try_from(code).unwrap_or(1),
-                _ => OWN_FAILURE,
-            }
-        }
-    };
-    let _ = message::send(guest, &[code], &[]);
-    sandbox.is_sound()
 }
 
 /// Lets go of the terminal and of whoever waits for the end of our output.

@@ -1,8 +1,8 @@
 //! Large roots give way: who stages one lets threads with less to do go first.
 //!
-//! Staging thousands of files keeps a core busy for milliseconds, during which the many short turns of small actions would
-//! each wait for a time slice. Limits: to come back from a lower priority takes CAP_SYS_NICE, so that as an ordinary
-//! user nothing is lowered; nice(2) orders threads of one session only where autogroups are on (sched(7)).
+//! Staging thousands of files keeps a core busy for milliseconds, during which the many short turns of small actions
+//! would each wait for a time slice. Limits: to come back from a lower priority takes CAP_SYS_NICE, so that as an
+//! ordinary user nothing is lowered; nice(2) orders threads of one session only where autogroups are on (sched(7)).
 
 use rustix::process::{getpriority_process, setpriority_process};
 
