@@ -29,6 +29,7 @@ use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use std::io::IsTerminal;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -89,7 +90,7 @@ fn log_to_stderr(filter: &str) -> Result<(), Failure> {
     // A second subscriber would be a second `serve` in one process, which there is not.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An event that cannot be written, for the disk of the log is full, is lost: to say so would be a panic.
-    let _ = subscriber.log_internal_errors(false).try_init();
+    let _ = subscriber.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false).try_init();
     Ok(())
 }
 
