@@ -10,9 +10,8 @@
 //! action), and what was said is there however the action ended.
 //!
 //! How it is bounded: RLIMIT_FSIZE would bound outputs as well, so the file is cut after quiet: its beginning is kept,
-//! and a note says how many bytes went. Until then [`Spool::is_beyond_reason`] tells the executor's clock, which ticks
-//! for timeouts anyway, to kill an action that fills the disk; an action can do that as well with any other file in its
-//! layer, which lies on the same disk, so nothing finer is won by a pipe.
+//! and a note says how many bytes went. Until then nobody stops an action that fills the disk, here or in its layer,
+//! but its timeout: [`Spool::is_beyond_reason`] would tell, and the executor does not ask yet.
 //!
 //! Invariants: each action gets an open file description of its own, which is closed before the file is used again, and
 //! a read lease proves that nobody else kept it; names exist only for the moment of the handoff, and what a killed

@@ -8,7 +8,7 @@ pub struct RootLimits {
     pub paths_max: u64,
     /// Bytes of all paths together, which a listing of the tree would have.
     pub path_bytes_max: u64,
-    /// Bytes of the longest path. The kernel takes no longer one in a system call (PATH_MAX, with `/work/`).
+    /// Bytes of the longest path. The kernel takes no longer one in a system call (PATH_MAX), the mount point counted.
     pub path_length_max: u64,
     /// Levels of directories. Deeper than any real tree; a walk with open descriptors must get along.
     pub depth_max: u64,
