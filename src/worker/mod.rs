@@ -1,0 +1,8 @@
+//! Persistent workers: compilers that stay alive between actions, in sandboxes, and see of each request its own inputs.
+//!
+//! ```text
+//!   action ─► arguments (split, expanded) ─► key ─► pool: an idle worker, or a new one ─► view attached ─► request
+//!   result ◄── outputs handed off ◄── view sealed and detached ◄── response ◄──────────────────────────────┘
+//! ```
+
+pub mod wire;
