@@ -31,6 +31,9 @@ use std::time::Instant;
 /// # Errors
 /// A failure of Fulgurite's own.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    if let Some(socket) = &args.daemon {
+        return super::daemon::run(args, socket.as_deref());
+    }
     let begun = Instant::now();
     let signals = BlockedSignals::block();
     // The front checks nothing itself: a list of inputs on standard input can be read only once.

@@ -18,8 +18,8 @@ use crate::failure::{Failure, put, tell};
 use crate::output::Spools;
 use crate::sched::SchedulerLimits;
 use crate::serve::{
-    Access, ActionCacheWriters, InstanceOptions, Listen, OfferedProperty, OfferedValues, PlatformOffer,
-    Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
+    Access, ActionCacheWriters, InstanceOptions, Listen, LocalOptions, OfferedProperty, OfferedValues,
+    PlatformOffer, Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
 };
 use crate::stage::root::{Stager, StagerOptions, Way, WayChoice};
 use crate::stage::{LayerHome, Places, sweep_all};
@@ -214,7 +214,18 @@ impl Daemon {
                 ..SchedulerLimits::default()
             },
             drain_for: config.drain_timeout,
+            local: self.local(config),
         })
+    }
+
+    /// The local API is for the first instance that executes, if there is a Unix socket to come by.
+    fn local(&self, config: &Config) -> Option<LocalOptions> {
+        let has_socket = config.listen.iter().any(|place| matches!(place, crate::config::Listen::Unix(_)));
+        let (name, _) = config.instances.iter().find(|(_, instance)| instance.execution)?;
+        let uid = rustix::process::geteuid().as_raw();
+        let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
+        let (instance, cas) = (name.clone(), self.cas.clone());
+        has_socket.then_some(LocalOptions { instance, cas, places })
     }
 
     /// Gives everything back. What cannot be is found by the next start.

@@ -148,7 +148,7 @@ fn variable(name: &str) -> Option<PathBuf> {
 }
 
 /// What the defaults on this host depend on.
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Host {
         root: rustix::process::geteuid().is_root(),

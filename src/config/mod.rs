@@ -192,7 +192,9 @@ impl Host {
         }
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Where a server listens if nothing else is configured.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
         match &self.runtime_dir {
             _ if self.root => PathBuf::from("/run/fulgurite/fulgurite.sock"),
             Some(dir) => dir.join("fulgurite.sock"),

@@ -7,6 +7,7 @@
 //! Invariants: what is downloaded has been hashed before it is handed on; messages larger than [`limits`] allow are
 //! never asked for. Limits: one channel; who wants more throughput than a connection gives opens several.
 
+pub mod daemon;
 mod decode;
 mod encode;
 mod error;

@@ -26,6 +26,7 @@ mod error;
 mod fault;
 mod layer;
 pub mod limits;
+pub mod merkle;
 mod parents;
 mod place;
 mod remove;

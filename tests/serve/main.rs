@@ -14,6 +14,7 @@ mod disk;
 mod draining;
 mod endings;
 mod evictions;
+mod local;
 mod merging;
 mod outputs;
 mod planting;
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
         outputs::SHARED,
         merging::SHARED,
     ];
-    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, deaths()];
+    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, local::ALONE, deaths()];
     let mut trials = Vec::new();
     for (name, test) in alone.into_iter().flatten() {
         let test = *test;
