@@ -5,4 +5,10 @@
 //!   result ◄── outputs handed off ◄── view sealed and detached ◄── response ◄──────────────────────────────┘
 //! ```
 
+pub mod arguments;
+pub mod bazel_json;
+pub mod bazel_proto;
+pub mod buck2;
+pub mod junk;
+pub mod limits;
 pub mod wire;
