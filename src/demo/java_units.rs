@@ -1,8 +1,8 @@
 //! Java files to compile: small, alike to what people write, each for itself.
 //!
-//! Six shapes of classes, with names, fields, numbers and further methods that differ from unit to unit: records, sealed
-//! interfaces, generics, lambdas, streams, text blocks of Java 17. A unit needs nothing but the JDK, so that each is an
-//! action of its own; the same number gives the same bytes everywhere and always.
+//! Six shapes of classes, with names, fields, numbers and further methods that differ from unit to unit: records,
+//! sealed interfaces, generics, lambdas, streams, text blocks of Java 17. A unit needs nothing but the JDK, so that
+//! each is an action of its own; the same number gives the same bytes everywhere and always.
 use super::error::DemoError;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! A worker of Buck2's protocol for tests: serves gRPC on the Unix socket that `WORKER_SOCKET` names.
 //!
-//! `argv` of a command holds the orders of `../worker/job.rs`, relative to the working directory. The report, on stderr
-//! of the response unless `--output=` says where it goes, has `uuid`, `counter`, `pid`, `cwd`, `argv`, `environment` (the
-//! worker's), and of the command `arguments`, `variables` and `timeout_s`; and `via`: `Execute`, `Exec` or `ExecuteStream`.
+//! `argv` of a command holds the orders of `../worker/job.rs`, relative to the working directory. The report, on
+//! stderr of the response unless `--output=` says where it goes, has of the worker `uuid`, `counter`, `pid`, `cwd`,
+//! `argv`, `environment`, of the command `arguments`, `variables`, `timeout_s`; and `via`: `Execute`, `Exec` or
+//! `ExecuteStream`.
 //!
 //! A command's timeout is kept: the response then has `timed_out_after_s`. A cancel over `Exec` is answered with exit
 //! code 130 and `cancelled` on stderr. Commands run at the same time, each in a thread.

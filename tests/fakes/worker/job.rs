@@ -19,9 +19,9 @@
 //! --exit-code=N        of the reply
 //! --fault=…            see the table of faults
 //! ```
-//! A relative path is below `sandbox_dir`, if the request has one. Orders to write that fail make the exit code 1 and
-//! say why; `--read`, `--stat` and `--list` report the error. Other arguments are reported and mean nothing. A cancel is
-//! heeded between the orders and in all waits.
+//! A relative path is below `sandbox_dir`, if the request has one. Orders that fail make the exit code 1 and say why;
+//! `--read`, `--stat` and `--list` report the error instead. Other arguments are reported and mean nothing. A cancel
+//! is heeded between the orders and in all waits.
 
 use super::cancel::Cancel;
 use serde_json::{Map, Value, json};
