@@ -144,12 +144,15 @@ impl Claims {
 #[derive(Clone, Debug)]
 pub struct ClaimCell {
     word: Arc<AtomicU64>,
+    /// As in the word, which never changes it: one exchange decides, and nothing is read before.
+    epoch: u64,
 }
 
 impl ClaimCell {
     /// An open cell. Of the epoch, the lower 60 bits count.
     pub fn new(epoch: u64) -> Self {
-        Self { word: Arc::new(AtomicU64::new((epoch << STATE_BITS) | State::Open.bits())) }
+        let epoch = epoch & (u64::MAX >> STATE_BITS);
+        Self { word: Arc::new(AtomicU64::new((epoch << STATE_BITS) | State::Open.bits())), epoch }
     }
 
     /// The right to publish, for `side`, if nobody had it yet and the race was not abandoned.
@@ -158,7 +161,7 @@ impl ClaimCell {
     /// Who was first.
     pub fn claim(&self, side: Side) -> Result<Claim, Lost> {
         match self.leave_open(State::Claimed(side)) {
-            Ok(epoch) => Ok(Claim { word: self.word.clone(), side, epoch, settled: false }),
+            Ok(()) => Ok(Claim { word: self.word.clone(), side, epoch: self.epoch, settled: false }),
             Err(State::Claimed(first) | State::Published(first) | State::Broken(first)) => {
                 Err(Lost::To(first))
             }
@@ -187,19 +190,15 @@ impl ClaimCell {
 
     /// What distinguishes this race from others.
     pub fn epoch(&self) -> u64 {
-        self.word.load(Ordering::Relaxed) >> STATE_BITS
+        self.epoch
     }
 
-    /// The only way out of `Open`; gives the epoch, or the state that was there.
-    fn leave_open(&self, to: State) -> Result<u64, State> {
-        // The epoch never changes, so that one try decides.
-        let epoch = self.epoch();
-        let open = (epoch << STATE_BITS) | State::Open.bits();
-        let then = (epoch << STATE_BITS) | to.bits();
-        match self.word.compare_exchange(open, then, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(epoch),
-            Err(word) => Err(State::of(word)),
-        }
+    /// The only way out of `Open`; on failure the state that was there.
+    fn leave_open(&self, to: State) -> Result<(), State> {
+        let open = (self.epoch << STATE_BITS) | State::Open.bits();
+        let then = (self.epoch << STATE_BITS) | to.bits();
+        let answer = self.word.compare_exchange(open, then, Ordering::AcqRel, Ordering::Acquire);
+        answer.map(drop).map_err(State::of)
     }
 }
 
