@@ -24,6 +24,7 @@
 //! Nothing is synced to disk. Permission is that of this process: a daemon that publishes for another user
 //! must check that user's first.
 
+mod claim;
 mod destination;
 mod error;
 pub mod limits;
@@ -31,5 +32,6 @@ mod publish;
 #[cfg(test)]
 mod tests;
 
+pub use claim::{Claim, ClaimCell, Claims, Lost, Side, State};
 pub use error::PublishError;
 pub use publish::{Handoff, PublishOptions, Published, publish};
