@@ -5,9 +5,10 @@
 //! uring        Channel::send ─► worker ─► ipc thread, by io_uring ─► listener wakes this thread
 //! epoll        the same thread by epoll
 //! ```
-//! Each case has workers of its own, all of them there all the time. A round of a case is a block of requests, one at a
-//! time, to one worker after the other, whose median counts, so that `p95_us` and `p99_us` are those of blocks; then one
-//! request to all workers at once, for `per_second`. CPU time is that of this process and of the workers, for a request.
+//! Each case has workers of its own, all of them there all the time. A round of a case is a block of requests, one
+//! at a time, to one worker after the other, whose median counts, so that `p95_us` and `p99_us` are those of blocks;
+//! then one request to all workers at once, for `per_second`. CPU time is that of this process and of the workers, for
+//! a request.
 use super::case::Sample;
 use super::command::find_program;
 use super::cpu::{Reading, process_clock};
