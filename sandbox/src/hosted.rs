@@ -393,6 +393,12 @@ impl Hosted {
         cgroup.map_or(Ok(false), |cgroup| Ok(cgroup.thaw()?))
     }
 
+    /// Whether all of them have stopped; `None` where the kernel does not say.
+    #[must_use]
+    pub fn is_frozen(&self) -> Option<bool> {
+        self.lease.sandbox()?.seat().cgroup.as_ref().ok()?.frozen()
+    }
+
     /// Memory that the worker uses now: what its cgroup counts, page cache included; without that, the sum of what its
     /// processes use. `None` where neither can be had.
     #[must_use]
@@ -408,8 +414,8 @@ impl Hosted {
         self.lease.sandbox()
     }
 
-    /// Ends the worker: SIGTERM, and SIGKILL to all that is left after `grace` (zero: at once). Returns when all is quiet.
-    /// Whoever holds the worker's standard input closes it before.
+    /// Ends the worker: SIGTERM, and SIGKILL to all that is left after `grace` (zero: at once). Returns when all is
+    /// quiet. Whoever holds the worker's standard input closes it before.
     #[must_use]
     pub fn stop(self, grace: Duration) -> (Outcome, Lease) {
         // What is frozen hears nothing; where there is no freezer, nothing is.
