@@ -6,7 +6,8 @@
 //! ```
 //! [`Hosted::swap`] puts another mount at /work *under* the live process: whoever stands at /work (or at the directory
 //! below it that the worker was started in) stands in the new mount afterwards; see [`crate::init::hosted`] for how,
-//! and for what is not moved. All methods may be called from any thread; changes of the view are made one after the other.
+//! and for what is not moved. All methods may be called from any thread; changes of the view are made one after the
+//! other.
 //!
 //! What is on the wire: requests go over the control socket of the sandbox's init, answers come back over a socket of
 //! their own, so that whatever comes on [`Hosted::control`] says that the worker is over. The worker's own streams are
