@@ -146,7 +146,11 @@ fn prints_as_protocol_buffers_do() {
             sandbox_dir: "_w/1".to_owned(),
         },
         // echo -n 0a1b | base64
-        r#"{"arguments":["-a","say \"é\"\n"],"inputs":[{"path":"A.java","digest":"MGExYg=="},{"path":"B.java"}],"requestId":7,"verbosity":10,"sandboxDir":"_w/1"}"#,
+        concat!(
+            r#"{"arguments":["-a","say \"é\"\n"],"#,
+            r#""inputs":[{"path":"A.java","digest":"MGExYg=="},{"path":"B.java"}],"#,
+            r#""requestId":7,"verbosity":10,"sandboxDir":"_w/1"}"#
+        ),
     );
     check(
         &WorkRequest { request_id: 7, cancel: true, ..WorkRequest::default() },
