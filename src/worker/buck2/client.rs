@@ -82,7 +82,6 @@ impl Client {
 
     /// Opens a stream of commands. The future beside it does the talking: it has to be polled for as long as there are
     /// commands, and ends with why the stream did; when it is dropped every command fails.
-    #[must_use]
     pub fn stream(&self) -> (CommandStream, impl Future<Output = Buck2Error> + Send + use<>) {
         let client = WorkerStreamingClient::new(self.channel.clone())
             .max_decoding_message_size(BUCK2_ANSWER_BYTES_MAX)

@@ -8,7 +8,8 @@ use fulgurite_proto::buck2::ExecuteResponse;
 pub(super) fn answer(response: ExecuteResponse) -> Answer {
     let mut stderr = response.stderr;
     if stderr.len() > OUTPUT_KEPT_BYTES_MAX {
-        stderr.truncate(stderr.floor_char_boundary(OUTPUT_KEPT_BYTES_MAX));
+        let end = (0..=OUTPUT_KEPT_BYTES_MAX).rev().find(|&at| stderr.is_char_boundary(at));
+        stderr.truncate(end.unwrap_or_default());
         // It may have been much longer.
         stderr.shrink_to_fit();
         stderr.push('\n');

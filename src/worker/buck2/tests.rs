@@ -351,9 +351,9 @@ async fn waits_for_the_worker_to_serve() {
         // The first try has found nothing by now: it is made when the other future is polled first.
         let server = serve(UnixListener::bind(&short).unwrap(), echo);
         std::fs::rename(&short, deep.join("socket")).unwrap();
-        server
+        [server]
     };
-    let (client, server) = tokio::join!(Client::connect(&socket, BUCK2_CONNECT_WITHIN, pending()), later);
+    let (client, [server]) = tokio::join!(Client::connect(&socket, BUCK2_CONNECT_WITHIN, pending()), later);
     assert_eq!(client.unwrap().execute(command(&[])).await.unwrap().exit_code, 0);
     server.abort();
 }
