@@ -118,8 +118,13 @@ struct Delimited<R>(R);
 
 impl<R: BufRead> Delimited<R> {
     fn read(&mut self) -> io::Result<Option<Request>> {
-        if self.0.fill_buf()?.is_empty() {
-            return Ok(None);
+        loop {
+            match self.0.fill_buf() {
+                Ok([]) => return Ok(None),
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
         let (mut length, mut shift) = (0_u64, 0);
         loop {
