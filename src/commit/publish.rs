@@ -1,21 +1,26 @@
-//! Outputs become visible: prepare all, then rename each. See [`super`] for the order and its guarantees.
+//! Outputs become visible: prepare all, claim, rename each. See [`super`] for the order and its guarantees.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, RenameFlags};
 use rustix::io::Errno;
 
-use super::destination::{Destinations, There};
+use super::claim::{Claim, ClaimCell, Side};
+use super::destination::Destinations;
 use super::error::PublishError;
-use super::limits::TEMPORARY_TRIES_MAX;
+use super::journal::{Durability, Journal, Slot};
+use super::limits::ACTION_BYTES_MAX;
+use super::record::{Anchor, Entry, Record};
+use super::renames::{self, aside_name, temporary_name};
+use super::standalone::Cleared;
 use crate::action::ExecPath;
+use crate::failpoint::hit;
 use crate::output::{Collected, CollectedOutput, OutputKind};
 use crate::stage::beneath::{self, Way};
 use crate::stage::limits::TreeLimits;
-use crate::stage::replicate::{Replicator, permissions};
+use crate::stage::replicate::Replicator;
 use crate::stage::{Fault, Owner, TreeError, remove_tree};
 
 /// How outputs are published.
@@ -25,6 +30,10 @@ pub struct PublishOptions {
     pub owner: Option<Owner>,
     /// How much may be copied.
     pub limits: TreeLimits,
+    /// The other branch runs straight in the tree: publishing needs a proof that it is over ([`Cleared`]).
+    pub beside_standalone: bool,
+    /// Of the race's cell, for messages of a recovery.
+    pub epoch: u64,
 }
 
 /// The costliest way in which an output came over.
@@ -52,110 +61,241 @@ pub struct Published {
     pub replaced: u64,
     /// The costliest way used.
     pub handoff: Handoff,
-    /// Replaced directories that could not be removed from beside their successor, and why.
+    /// What could not be cleaned up, and why: replaced directories beside their successor, slots of the journal.
     pub leftovers: Vec<String>,
 }
 
-/// Publishes sealed outputs below `root`.
-pub fn publish(
-    collected: Collected,
-    root: BorrowedFd<'_>,
-    options: &PublishOptions,
-) -> Result<Published, PublishError> {
-    let Some(first) = collected.outputs.first() else { return Ok(Published::default()) };
-    let destinations = Destinations::new(root, collected.upper.as_fd(), options.owner)
-        .map_err(|why| PublishError::Prepare { output: first.path.clone(), why: why.into() })?;
-    let mut publication = Publication {
-        upper: collected.upper.as_fd(),
-        destinations,
-        replicator: Replicator::new(false, options.owner, options.limits),
-        temporaries: Vec::new(),
-        next: 0,
-        published: Published::default(),
-    };
-    let mut prepared = Vec::with_capacity(collected.outputs.len());
-    for output in &collected.outputs {
-        match publication.prepare(output) {
-            Ok(ready) => prepared.push(ready),
-            Err(error) => {
-                publication.tidy();
-                publication.destinations.undo();
-                return Err(error);
-            }
-        }
-    }
-    let mut visible = Vec::new();
-    for ready in prepared {
-        let path = ready.output.path.clone();
-        if let Err(why) = publication.put(ready) {
-            publication.tidy();
-            if visible.is_empty() {
-                publication.destinations.undo();
-            }
-            return Err(PublishError::Torn { failed: path, why, published: visible });
-        }
-        visible.push(path);
-    }
-    publication.tidy();
-    Ok(publication.published)
-}
-
-struct Publication<'a> {
-    upper: BorrowedFd<'a>,
-    destinations: Destinations<'a>,
+/// Outputs that need only a claim and renames. Dropped without being published, they leave nothing in the tree.
+#[derive(Debug)]
+#[must_use = "prepared outputs are to be published, or dropped when another branch has won"]
+pub struct Prepared {
+    upper: OwnedFd,
+    outputs: Vec<CollectedOutput>,
+    names: Vec<CString>,
+    destinations: Destinations,
     replicator: Replicator,
-    /// Names beside destinations that are ours, or hold what was replaced: removed at the end, whatever the
-    /// end is.
-    temporaries: Vec<(ExecPath, CString)>,
-    next: u64,
+    /// Outputs with a temporary name, and those that stepped aside: removed at the end, whatever the end is.
+    temporaries: Vec<(usize, CString)>,
+    record: Record,
+    /// `None` if there is nothing to publish, or it was published.
+    slot: Option<Slot>,
+    beside_standalone: bool,
+    /// Something is visible, so that no directory that was created for it may go.
+    visible: bool,
     published: Published,
 }
 
-/// An output that needs only a rename.
-struct Ready<'a> {
-    output: &'a CollectedOutput,
-    name: CString,
-    there: There,
-    /// The name of its copy beside the destination, if it was copied.
-    temporary: Option<CString>,
+/// Does all that can fail before there is a claim: opens and creates directories, checks what is there, copies what
+/// cannot be renamed, and writes the record. `action` names it in messages of a recovery.
+///
+/// # Errors
+/// [`PublishError`]; then the tree is as it was.
+pub fn prepare(
+    collected: Collected,
+    root: BorrowedFd<'_>,
+    journal: &Journal,
+    action: &[u8],
+    options: &PublishOptions,
+) -> Result<Prepared, PublishError> {
+    let count = collected.outputs.len();
+    let first = collected.outputs.first().map(|output| output.path.clone());
+    let unusable = |why: Fault| match &first {
+        Some(output) => PublishError::Prepare { output: output.clone(), why: why.into() },
+        None => PublishError::Journal { outputs: 0, why },
+    };
+    let upper = collected.upper;
+    let destinations = Destinations::new(root, upper.as_fd(), options.owner).map_err(unusable)?;
+    let slot = match count {
+        0 => None,
+        _ => Some(journal.take().map_err(|why| PublishError::Journal { outputs: count, why })?),
+    };
+    let record = Record {
+        tag: slot.as_ref().map_or(0, |slot| slot.tag),
+        epoch: options.epoch,
+        action: action[..action.len().min(ACTION_BYTES_MAX)].to_vec(),
+        layer: anchor(upper.as_fd(), "the layer").map_err(unusable)?,
+        root: anchor(root, "the destination").map_err(unusable)?,
+        outputs: Vec::with_capacity(count),
+    };
+    let mut prepared = Prepared {
+        upper,
+        names: Vec::with_capacity(count),
+        outputs: collected.outputs,
+        destinations,
+        replicator: Replicator::new(false, options.owner, options.limits),
+        temporaries: Vec::new(),
+        record,
+        slot,
+        beside_standalone: options.beside_standalone,
+        visible: false,
+        published: Published::default(),
+    };
+    // Dropping it undoes what was done.
+    prepared.check_all()?;
+    prepared.copy_all()?;
+    prepared.sync_data()?;
+    prepared.write_record()?;
+    Ok(prepared)
 }
 
-impl<'a> Publication<'a> {
-    fn prepare(&mut self, output: &'a CollectedOutput) -> Result<Ready<'a>, PublishError> {
-        let path = &output.path;
-        let failed = |why| PublishError::Prepare { output: path.clone(), why };
-        let name = CString::new(path.file_name().as_bytes()).unwrap_or_default();
-        let same_mount = self.destinations.prepare(path)?;
-        let there = self.destinations.look(path, &name)?;
-        let temporary = match same_mount {
-            true => {
-                // The layer is ours and quiet, yet a missing source is better found now than between renames.
-                let fault = |why| failed(Fault::new("find in the layer", path.as_path(), why).into());
-                let source = self.source(path).map_err(fault)?;
-                beneath::look(source.as_fd(), &name).map_err(fault)?.ok_or(Errno::NOENT).map_err(fault)?;
-                None
+/// Publishes: consumes the claim, writes the intent, renames, marks it done.
+///
+/// # Errors
+/// [`PublishError`]: a rename failed, although all was prepared; the others were taken back.
+pub fn publish(claim: Claim, prepared: Prepared) -> Result<Published, PublishError> {
+    if prepared.beside_standalone {
+        return Err(PublishError::NotQuiet);
+    }
+    prepared.publish(claim)
+}
+
+/// Prepares and publishes what no other branch competes for.
+///
+/// # Errors
+/// As [`prepare`] and [`publish`].
+pub fn publish_unopposed(
+    collected: Collected,
+    root: BorrowedFd<'_>,
+    journal: &Journal,
+    action: &[u8],
+    options: &PublishOptions,
+) -> Result<Published, PublishError> {
+    let prepared = prepare(collected, root, journal, action, options)?;
+    let claim = ClaimCell::new(options.epoch).claim(Side::Local).map_err(|_| PublishError::NotQuiet)?;
+    publish(claim, prepared)
+}
+
+/// Publishes where a command ran straight in the tree: with the proof that it is over and what it left is gone.
+///
+/// # Errors
+/// As [`publish`].
+pub fn publish_cleared(
+    claim: Claim,
+    mut prepared: Prepared,
+    cleared: Cleared,
+) -> Result<Published, PublishError> {
+    let of_this_tree = cleared.root_inode == prepared.record.root.inode;
+    if !of_this_tree {
+        return Err(PublishError::NotQuiet);
+    }
+    // What is there has changed since it was looked at.
+    for index in 0..prepared.outputs.len() {
+        let old = prepared.destinations.look(&prepared.outputs[index].path, &prepared.names[index])?;
+        prepared.record.outputs[index].old = old;
+    }
+    prepared.write_record()?;
+    prepared.publish(claim)
+}
+
+impl Prepared {
+    /// The outputs, sorted.
+    pub fn outputs(&self) -> &[CollectedOutput] {
+        &self.outputs
+    }
+
+    /// Opens or creates each parent, and sees what is there and what comes.
+    fn check_all(&mut self) -> Result<(), PublishError> {
+        for index in 0..self.outputs.len() {
+            let path = self.outputs[index].path.clone();
+            let fault = |tried, why| PublishError::Prepare {
+                output: path.clone(),
+                why: Fault::new(tried, path.as_path(), why).into(),
+            };
+            let name = CString::new(path.file_name().as_bytes()).unwrap_or_default();
+            let same_mount = self.destinations.prepare(&path)?;
+            let old = self.destinations.look(&path, &name)?;
+            // The layer is ours and quiet, yet a missing source is better found now than between renames.
+            let found =
+                self.source(&path).and_then(|dir| beneath::look(dir.as_fd(), &name)?.ok_or(Errno::NOENT));
+            let new = found.map_err(|why| fault("find in the layer", why))?.st_ino;
+            let kind = self.outputs[index].kind;
+            self.record.outputs.push(Entry { path, kind, temporary: !same_mount, new, old });
+            self.names.push(name);
+        }
+        Ok(())
+    }
+
+    /// Copies what cannot be renamed; a record names the copies before they are there.
+    fn copy_all(&mut self) -> Result<(), PublishError> {
+        if !self.record.outputs.iter().any(|entry| entry.temporary) {
+            return Ok(());
+        }
+        self.write_record()?;
+        for index in 0..self.outputs.len() {
+            if self.record.outputs[index].temporary {
+                let failed = |why| PublishError::Prepare { output: self.outputs[index].path.clone(), why };
+                hit("commit.copy").map_err(|why| failed(Fault::new("copy", "it", why).into()))?;
+                match self.copy(index) {
+                    Ok(inode) => self.record.outputs[index].new = inode,
+                    Err(why) => {
+                        return Err(PublishError::Prepare { output: self.outputs[index].path.clone(), why });
+                    }
+                }
             }
-            false => Some(self.copy(path, &name).map_err(failed)?),
+        }
+        Ok(())
+    }
+
+    fn write_record(&mut self) -> Result<(), PublishError> {
+        let outputs = self.outputs.len();
+        let Some(slot) = &mut self.slot else { return Ok(()) };
+        slot.prepare(&self.record).map_err(|why| {
+            let why = Fault::new("write", "the record of what goes where", why);
+            PublishError::Journal { outputs, why }
+        })
+    }
+
+    /// What is published must be on disk before a record says that it is complete.
+    fn sync_data(&mut self) -> Result<(), PublishError> {
+        if !self.slot.as_ref().is_some_and(|slot| slot.durability() == Durability::Power) {
+            return Ok(());
+        }
+        if self.outputs.iter().any(|output| output.kind != OutputKind::File) {
+            let fault = |why| PublishError::Journal {
+                outputs: self.outputs.len(),
+                why: Fault::new("sync", "the outputs", why),
+            };
+            rustix::fs::syncfs(&self.upper).map_err(fault)?;
+            return rustix::fs::syncfs(self.destinations.root()).map_err(fault);
+        }
+        for (index, output) in self.outputs.iter().enumerate() {
+            self.sync_file(index).map_err(|why| PublishError::Prepare {
+                output: output.path.clone(),
+                why: Fault::new("sync", output.path.as_path(), why).into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn sync_file(&self, index: usize) -> Result<(), Errno> {
+        let path = &self.outputs[index].path;
+        let file = if self.record.outputs[index].temporary {
+            let dir = self.destinations.directory(path)?;
+            beneath::open_file(dir.as_fd(), &temporary_name(self.record.tag, index))?
+        } else {
+            beneath::open_file(self.source(path)?.as_fd(), &self.names[index])?
         };
-        Ok(Ready { output, name, there, temporary })
+        rustix::fs::fsync(&file)
     }
 
     /// The directory of the upper layer that holds `path`.
     fn source(&self, path: &ExecPath) -> Result<OwnedFd, Errno> {
         let parent = path.parent();
         let parent = parent.as_ref().map_or(Path::new("."), ExecPath::as_path);
-        beneath::open_dir_at(self.upper, parent, Way::Strict)
+        beneath::open_dir_at(self.upper.as_fd(), parent, Way::Strict)
     }
 
-    /// Copies an output from the layer to a temporary name beside its destination.
-    fn copy(&mut self, path: &ExecPath, name: &CStr) -> Result<CString, TreeError> {
+    /// Copies an output from the layer to a temporary name beside its destination; gives the copy's inode.
+    fn copy(&mut self, index: usize) -> Result<u64, TreeError> {
+        let path = self.outputs[index].path.clone();
         let fault = |why| Fault::new("copy", path.as_path(), why);
-        let temporary = self.free_name(path).map_err(fault)?;
-        let source = self.source(path).map_err(fault)?;
-        let target = self.destinations.directory(path).map_err(fault)?;
-        self.temporaries.push((path.clone(), temporary.clone()));
+        let temporary = temporary_name(self.record.tag, index);
+        let source = self.source(&path).map_err(fault)?;
+        let target = self.destinations.directory(&path).map_err(fault)?;
+        self.temporaries.push((index, temporary.clone()));
         let (before, shared) = (self.replicator.done.bytes_copied, self.replicator.done.shared);
         let shown = path.as_path().to_path_buf();
+        let name = self.names[index].as_c_str();
         self.replicator.replicate((source.as_fd(), name), (target.as_fd(), &temporary), shown)?;
         let copied = self.replicator.done.bytes_copied - before;
         let handoff = match (copied, self.replicator.done.shared - shared) {
@@ -164,83 +304,149 @@ impl<'a> Publication<'a> {
         };
         self.published.bytes_copied += copied;
         self.published.handoff = self.published.handoff.max(handoff);
-        Ok(temporary)
+        let made =
+            beneath::look(target.as_fd(), &temporary).map_err(fault)?.ok_or(Errno::NOENT).map_err(fault)?;
+        Ok(made.st_ino)
     }
 
-    fn free_name(&mut self, path: &ExecPath) -> Result<CString, Errno> {
-        let dir = self.destinations.directory(path)?;
-        for _ in 0..TEMPORARY_TRIES_MAX {
-            let name = format!(".fulgurite-tmp-{}-{}", std::process::id(), self.next);
-            self.next += 1;
-            let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-            if beneath::look(dir.as_fd(), &name)?.is_none() {
-                return Ok(name);
-            }
+    fn publish(mut self, claim: Claim) -> Result<Published, PublishError> {
+        let Some(mut slot) = self.slot.take() else {
+            claim.settle();
+            return Ok(std::mem::take(&mut self.published));
+        };
+        let journal = |why| PublishError::Journal {
+            outputs: self.outputs.len(),
+            why: Fault::new("write", "the intent to publish", why),
+        };
+        if let Err(why) = slot.intend() {
+            let why = journal(why);
+            // Dropping it marks the record as done, whatever became of the intent.
+            self.slot = Some(slot);
+            return Err(why);
         }
-        Err(Errno::EXIST)
+        let mut ways = Vec::with_capacity(self.outputs.len());
+        for index in 0..self.outputs.len() {
+            match self.put(index, &mut slot) {
+                Ok(way) => ways.push(way),
+                Err(why) => return Err(self.take_all_back(index, why, &ways, slot)),
+            }
+            self.visible = true;
+        }
+        if slot.durability() == Durability::Power
+            && let Err(why) = self.destinations.sync()
+        {
+            // The record stays, and the next start publishes again what did not get to the disk.
+            let why = Fault::new("sync", "the directories of the outputs", why);
+            return Err(PublishError::Journal { outputs: self.outputs.len(), why });
+        }
+        claim.settle();
+        if let Err(why) = slot.finish() {
+            let why = Fault::new("mark as done", "the record of a publication", why);
+            self.published.leftovers.push(why.to_string());
+        }
+        self.tidy();
+        Ok(std::mem::take(&mut self.published))
     }
 
     /// Makes one output visible.
-    fn put(&mut self, mut ready: Ready<'_>) -> Result<(), Fault> {
-        let path = &ready.output.path;
-        if ready.temporary.is_none() {
-            match self.put_from_layer(&ready) {
-                Ok(()) => {
-                    self.published.renamed += 1;
-                    self.published.replaced += u64::from(ready.there != There::Nothing);
-                    return Ok(());
-                }
-                // One filesystem and one mount, and still not one rename: a project quota, for instance.
-                Err(Errno::XDEV) => {
-                    let copied = self.copy(path, &ready.name).map_err(|error| match error {
-                        TreeError::Fault(fault) => fault,
-                        TreeError::Special { path, .. } => Fault::new("copy", path, Errno::INVAL),
-                        TreeError::TooLarge { path, .. } => Fault::new("copy", path, Errno::FBIG),
-                    })?;
-                    ready.temporary = Some(copied);
-                }
-                Err(why) => return Err(Fault::new("rename", path.as_path(), why)),
-            }
-        }
+    fn put(&mut self, index: usize, slot: &mut Slot) -> Result<renames::Way, Fault> {
+        let path = self.outputs[index].path.clone();
         let fault = |why| Fault::new("rename", path.as_path(), why);
-        let target = self.destinations.directory(path).map_err(fault)?;
-        let from = ready.temporary.as_deref().unwrap_or(&ready.name);
-        // After an exchange the temporary name holds what was replaced; `tidy` removes it.
-        rename_over((target.as_fd(), from), (target.as_fd(), &ready.name), wanted(&ready)).map_err(fault)?;
-        self.published.copied += 1;
-        self.published.replaced += u64::from(ready.there != There::Nothing);
-        Ok(())
+        let way = match self.put_from(index) {
+            // One filesystem and one mount, and still not one rename: a project quota, for instance.
+            Err(Errno::XDEV) if !self.record.outputs[index].temporary => {
+                let inode = self.copy(index).map_err(|error| match error {
+                    TreeError::Fault(fault) => fault,
+                    TreeError::Special { path, .. } => Fault::new("copy", path, Errno::INVAL),
+                    TreeError::TooLarge { path, .. } => Fault::new("copy", path, Errno::FBIG),
+                })?;
+                let entry = &mut self.record.outputs[index];
+                (entry.temporary, entry.new) = (true, inode);
+                if slot.durability() == Durability::Power {
+                    rustix::fs::syncfs(self.destinations.root()).map_err(fault)?;
+                }
+                slot.amend(index, inode).map_err(fault)?;
+                self.put_from(index).map_err(fault)?
+            }
+            answer => answer.map_err(fault)?,
+        };
+        match self.record.outputs[index].temporary {
+            true => self.published.copied += 1,
+            false => self.published.renamed += 1,
+        }
+        self.published.replaced += u64::from(way != renames::Way::Moved);
+        if way == renames::Way::Aside {
+            self.temporaries.push((index, aside_name(self.record.tag, index)));
+        }
+        Ok(way)
     }
 
-    fn put_from_layer(&mut self, ready: &Ready<'_>) -> Result<(), Errno> {
-        let path = &ready.output.path;
+    fn put_from(&self, index: usize) -> Result<renames::Way, Errno> {
+        self.with_names(index, renames::put)
+    }
+
+    fn with_names<T>(
+        &self,
+        index: usize,
+        act: impl FnOnce(renames::At<'_>, renames::At<'_>, &CStr) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let (path, name) = (&self.outputs[index].path, self.names[index].as_c_str());
+        let target = self.destinations.directory(path)?;
+        let aside = aside_name(self.record.tag, index);
+        if self.record.outputs[index].temporary {
+            let temporary = temporary_name(self.record.tag, index);
+            return act((target.as_fd(), &temporary), (target.as_fd(), name), &aside);
+        }
         let source = self.source(path)?;
-        let target = self.destinations.directory(path)?;
-        let from = (source.as_fd(), ready.name.as_c_str());
-        match rename_over(from, (target.as_fd(), &ready.name), wanted(ready)) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if wanted(ready) == Step::Exchange => {}
-            answer => return answer,
+        act((source.as_fd(), name), (target.as_fd(), name), &aside)
+    }
+
+    /// After a rename that failed: the outputs before it go back, so that the tree is as it was. Dying meanwhile is no
+    /// harm: the record still says that all are to be published.
+    fn take_all_back(
+        &mut self,
+        failed: usize,
+        why: Fault,
+        ways: &[renames::Way],
+        slot: Slot,
+    ) -> PublishError {
+        let mut published = Vec::new();
+        for (index, way) in ways.iter().enumerate().rev() {
+            let taken = self.with_names(index, |from, to, aside| renames::take_back(from, to, aside, *way));
+            match taken {
+                Ok(true) => self
+                    .temporaries
+                    .retain(|(of, name)| *of != index || *name != aside_name(self.record.tag, index)),
+                Ok(false) | Err(_) => published.push(self.outputs[index].path.clone()),
+            }
         }
-        // A filesystem without EXCHANGE: the old one steps aside, and comes back if the new one cannot take
-        // its place.
-        drop(target);
-        let aside = self.free_name(path)?;
-        let target = self.destinations.directory(path)?;
-        rustix::fs::renameat(&target, &ready.name, &target, &aside)?;
-        if let Err(why) = rustix::fs::renameat(&source, &ready.name, &target, &ready.name) {
-            rustix::fs::renameat(&target, &aside, &target, &ready.name)?;
-            return Err(why);
+        published.reverse();
+        self.visible = !published.is_empty();
+        let failed = self.outputs[failed].path.clone();
+        // It is told here; a recovery has nothing to add.
+        let _ = slot.finish();
+        PublishError::Torn { failed, why, published }
+    }
+
+    /// Publishes the first outputs, and then does as the death of the process does: nothing more.
+    #[cfg(test)]
+    pub(super) fn die_after(mut self, count: usize) {
+        let Some(mut slot) = self.slot.take() else { return };
+        slot.intend().unwrap();
+        for index in 0..count {
+            self.put(index, &mut slot).unwrap();
         }
-        drop(target);
-        self.temporaries.push((path.clone(), aside));
-        Ok(())
+        self.visible = true;
     }
 
     /// Removes what is left of temporary names: unused copies, and directories that were exchanged.
     fn tidy(&mut self) {
-        for (path, name) in std::mem::take(&mut self.temporaries) {
-            let removed = match self.destinations.directory(&path) {
-                Ok(dir) => remove_tree(dir.as_fd(), &name, u64::MAX),
+        for (index, name) in std::mem::take(&mut self.temporaries) {
+            let path = &self.outputs[index].path;
+            let removed = match self.destinations.directory(path) {
+                Ok(dir) => hit("commit.tidy")
+                    .map_err(|why| Fault::new("remove", path.as_path(), why).into())
+                    .and_then(|()| remove_tree(dir.as_fd(), &name, u64::MAX)),
                 Err(why) => Err(Fault::new("open the directory of", path.as_path(), why).into()),
             };
             if let Err(error) = removed {
@@ -250,41 +456,22 @@ impl<'a> Publication<'a> {
     }
 }
 
-/// The rename that an output needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Plain,
-    Exchange,
-}
-
-fn wanted(ready: &Ready<'_>) -> Step {
-    match (ready.there, ready.output.kind) {
-        (There::Nothing, _) | (There::Other, OutputKind::File | OutputKind::Symlink) => Step::Plain,
-        (There::Directory, _) | (There::Other, OutputKind::Directory) => Step::Exchange,
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.tidy();
+        if !self.visible {
+            self.destinations.undo();
+        }
+        if let Some(slot) = self.slot.take() {
+            let _ = slot.finish();
+        }
     }
 }
 
-/// Renames `from` to `to`. What is at `to` may have changed since it was looked at; then the other step is
-/// tried.
-fn rename_over(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), step: Step) -> Result<(), Errno> {
-    let rename = |flags| rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags);
-    match step {
-        Step::Plain => match rename(RenameFlags::empty()) {
-            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                rename(RenameFlags::EXCHANGE)
-            }
-            answer => answer,
-        },
-        Step::Exchange => match rename(RenameFlags::EXCHANGE) {
-            Err(Errno::NOENT) => rename(RenameFlags::empty()),
-            // To move a directory is to write to it (its `..` changes), and this one is read-only. It is on
-            // its way out.
-            Err(Errno::ACCESS) => {
-                let stat = beneath::look(to.0, to.1)?.ok_or(Errno::NOENT)?;
-                beneath::change_mode(to.0, to.1, (beneath::mode(&stat) & permissions()) | Mode::RWXU)?;
-                rename(RenameFlags::EXCHANGE)
-            }
-            answer => answer,
-        },
-    }
+/// Where a directory is, for those who come after us.
+fn anchor(fd: BorrowedFd<'_>, what: &'static str) -> Result<Anchor, Fault> {
+    let inode = rustix::fs::fstat(fd).map_err(Fault::of("inspect", what))?.st_ino;
+    let path = rustix::fs::readlink(beneath::own_path(fd), Vec::new())
+        .map_err(Fault::of("find the path of", what))?;
+    Ok(Anchor { path: PathBuf::from(std::ffi::OsString::from_vec(path.into_bytes())), inode })
 }
