@@ -236,7 +236,9 @@ fn hand_over(
     let journal = Journal::open(layer.place(), Durability::Process)
         .map_err(|fault| Failure::new(fault.to_string()).hint(fault.hint()))?;
     let action = settings.arguments.first().map_or(&b""[..], |command| command.to_bytes());
-    let published = publish_unopposed(collected, root.as_fd(), &journal, action, &options).map_err(failed)?;
+    let published = publish_unopposed(collected, root.as_fd(), &journal, action, &options);
+    journal.close();
+    let published = published.map_err(failed)?;
     for leftover in &published.leftovers {
         tell(leftover);
     }

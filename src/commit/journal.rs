@@ -6,11 +6,11 @@
 //!   take ──► write record, `prepared` ──► `intent` ──► renames ──► `done` ──► free, for the next publication
 //!            power: fsync                 fsync                    fsync of directories first
 //! ```
-//! Slots are used again, so that a publication costs three small writes to an open file, and no creation or removal.
+//! Slots are used again, so that a publication costs three writes to an open file, and no creation or removal.
 //!
 //! Invariants: a slot that nobody has locked belongs to a dead process, or to a publication that was dropped between
-//! its claim and its end; [`super::recover`] takes it. Whoever creates a slot makes sure after locking it that it was not
-//! removed meanwhile.
+//! its claim and its end; [`super::recover`] takes it. Whoever creates a slot makes sure after locking it that it was
+//! not removed meanwhile.
 //!
 //! Limits: with [`Durability::Process`] nothing is synced: the journal then serves a death of the process, and not of
 //! the machine.
@@ -93,6 +93,17 @@ impl Journal {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Removes what is left of it, once nobody else publishes. What is merely dropped is removed by the next recovery.
+    pub fn close(self) {
+        let Some(shared) = Arc::into_inner(self.shared) else { return };
+        let Ok(dir) = beneath::open_dir(shared.home.as_fd(), DIRECTORY) else { return };
+        for slot in shared.free.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _ = rustix::fs::unlinkat(&dir, &slot.name, AtFlags::empty());
+        }
+        // Stays if anybody uses it.
+        let _ = rustix::fs::unlinkat(&shared.home, DIRECTORY, AtFlags::REMOVEDIR);
+    }
+
     /// What its publications survive.
     pub fn durability(&self) -> Durability {
         self.shared.durability
@@ -150,18 +161,6 @@ impl Shared {
             Durability::Process => Ok(()),
             Durability::Power => rustix::fs::fdatasync(file),
         }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let free = std::mem::take(self.free.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let Ok(dir) = beneath::open_dir(self.home.as_fd(), DIRECTORY) else { return };
-        for slot in free {
-            let _ = rustix::fs::unlinkat(&dir, &slot.name, AtFlags::empty());
-        }
-        // Stays if anybody uses it.
-        let _ = rustix::fs::unlinkat(&self.home, DIRECTORY, AtFlags::REMOVEDIR);
     }
 }
 

@@ -22,8 +22,8 @@
 //! way to it is refused.
 //!
 //! Invariants: only `publish` and `recover` rename into a user's tree, the former with a [`Claim`]; an output is
-//! visible either old or new, never in part; after a failure to prepare the tree is as before; after a death at any instruction
-//! and a recovery all outputs are old, or all are new.
+//! visible either old or new, never in part; after a failure to prepare the tree is as before; after a death at any
+//! instruction and a recovery all outputs are old, or all are new.
 //!
 //! Limits: each output appears atomically, and several do not appear together: a reader may see some old and some new
 //! ones for the time of the renames, or between a death and its recovery. Where a filesystem has no EXCHANGE, a failed

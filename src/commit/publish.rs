@@ -65,9 +65,10 @@ pub struct Published {
     pub leftovers: Vec<String>,
 }
 
-/// Outputs that need only a claim and renames. Dropped without being published, they leave nothing in the tree.
+/// Outputs that need only a claim and renames. Call [`publish`] or [`Prepared::discard`]: what is merely dropped leaves
+/// its temporary names to the next recovery.
 #[derive(Debug)]
-#[must_use = "prepared outputs are to be published, or dropped when another branch has won"]
+#[must_use = "prepared outputs are to be published, or discarded when another branch has won"]
 pub struct Prepared {
     upper: OwnedFd,
     outputs: Vec<CollectedOutput>,
@@ -130,12 +131,18 @@ pub fn prepare(
         visible: false,
         published: Published::default(),
     };
-    // Dropping it undoes what was done.
-    prepared.check_all()?;
-    prepared.copy_all()?;
-    prepared.sync_data()?;
-    prepared.write_record()?;
-    Ok(prepared)
+    let ready = prepared
+        .check_all()
+        .and_then(|()| prepared.copy_all())
+        .and_then(|()| prepared.sync_data())
+        .and_then(|()| prepared.write_record());
+    match ready {
+        Ok(()) => Ok(prepared),
+        Err(error) => {
+            prepared.discard();
+            Err(error)
+        }
+    }
 }
 
 /// Publishes: consumes the claim, writes the intent, renames, marks it done.
@@ -144,6 +151,7 @@ pub fn prepare(
 /// [`PublishError`]: a rename failed, although all was prepared; the others were taken back.
 pub fn publish(claim: Claim, prepared: Prepared) -> Result<Published, PublishError> {
     if prepared.beside_standalone {
+        prepared.discard();
         return Err(PublishError::NotQuiet);
     }
     prepared.publish(claim)
@@ -176,14 +184,13 @@ pub fn publish_cleared(
 ) -> Result<Published, PublishError> {
     let of_this_tree = cleared.root_inode == prepared.record.root.inode;
     if !of_this_tree {
+        prepared.discard();
         return Err(PublishError::NotQuiet);
     }
-    // What is there has changed since it was looked at.
-    for index in 0..prepared.outputs.len() {
-        let old = prepared.destinations.look(&prepared.outputs[index].path, &prepared.names[index])?;
-        prepared.record.outputs[index].old = old;
+    if let Err(error) = prepared.look_again() {
+        prepared.discard();
+        return Err(error);
     }
-    prepared.write_record()?;
     prepared.publish(claim)
 }
 
@@ -191,6 +198,20 @@ impl Prepared {
     /// The outputs, sorted.
     pub fn outputs(&self) -> &[CollectedOutput] {
         &self.outputs
+    }
+
+    /// Another branch has won: nothing of this one stays in the tree.
+    pub fn discard(mut self) {
+        self.clean_up();
+    }
+
+    /// What is there has changed since it was looked at.
+    fn look_again(&mut self) -> Result<(), PublishError> {
+        for index in 0..self.outputs.len() {
+            let old = self.destinations.look(&self.outputs[index].path, &self.names[index])?;
+            self.record.outputs[index].old = old;
+        }
+        self.write_record()
     }
 
     /// Opens or creates each parent, and sees what is there and what comes.
@@ -310,9 +331,15 @@ impl Prepared {
     }
 
     fn publish(mut self, claim: Claim) -> Result<Published, PublishError> {
+        let answer = self.rename_all(claim);
+        self.clean_up();
+        answer.map(|()| self.published)
+    }
+
+    fn rename_all(&mut self, claim: Claim) -> Result<(), PublishError> {
         let Some(mut slot) = self.slot.take() else {
             claim.settle();
-            return Ok(std::mem::take(&mut self.published));
+            return Ok(());
         };
         let journal = |why| PublishError::Journal {
             outputs: self.outputs.len(),
@@ -320,7 +347,7 @@ impl Prepared {
         };
         if let Err(why) = slot.intend() {
             let why = journal(why);
-            // Dropping it marks the record as done, whatever became of the intent.
+            // Cleaning up marks the record as done, whatever became of the intent.
             self.slot = Some(slot);
             return Err(why);
         }
@@ -344,8 +371,7 @@ impl Prepared {
             let why = Fault::new("mark as done", "the record of a publication", why);
             self.published.leftovers.push(why.to_string());
         }
-        self.tidy();
-        Ok(std::mem::take(&mut self.published))
+        Ok(())
     }
 
     /// Makes one output visible.
@@ -431,12 +457,22 @@ impl Prepared {
     /// Publishes the first outputs, and then does as the death of the process does: nothing more.
     #[cfg(test)]
     pub(super) fn die_after(mut self, count: usize) {
-        let Some(mut slot) = self.slot.take() else { return };
+        let mut slot = self.slot.take().unwrap();
         slot.intend().unwrap();
         for index in 0..count {
             self.put(index, &mut slot).unwrap();
         }
-        self.visible = true;
+    }
+
+    fn clean_up(&mut self) {
+        self.tidy();
+        if !self.visible {
+            self.destinations.undo();
+        }
+        if let Some(slot) = self.slot.take() {
+            // What it says is harmless: a recovery finds nothing of it.
+            let _ = slot.finish();
+        }
     }
 
     /// Removes what is left of temporary names: unused copies, and directories that were exchanged.
@@ -452,18 +488,6 @@ impl Prepared {
             if let Err(error) = removed {
                 self.published.leftovers.push(error.to_string());
             }
-        }
-    }
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        self.tidy();
-        if !self.visible {
-            self.destinations.undo();
-        }
-        if let Some(slot) = self.slot.take() {
-            let _ = slot.finish();
         }
     }
 }

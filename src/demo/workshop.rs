@@ -319,8 +319,10 @@ impl Workshop {
         let failed = |why| DemoError::Publish { action: action(), why };
         let journal = Journal::open(layer.place(), Durability::Process)
             .map_err(|why| failed(PublishError::Journal { outputs: outputs.iter().count(), why }))?;
-        publish_unopposed(collected, destination.as_fd(), &journal, action().as_bytes(), &published)
-            .map_err(failed)?;
+        let answer =
+            publish_unopposed(collected, destination.as_fd(), &journal, action().as_bytes(), &published);
+        journal.close();
+        answer.map_err(failed)?;
         Ok(())
     }
 

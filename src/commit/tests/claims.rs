@@ -29,7 +29,7 @@ fn a_claim_is_consumed_and_the_cell_tells_of_it() {
     assert_eq!(fs::read_dir(fixture.home.join("journal")).unwrap().count(), 1);
     publish(ClaimCell::new(4).claim(Side::Local).unwrap(), prepared).unwrap();
     assert_eq!(fs::read_dir(fixture.home.join("journal")).unwrap().count(), 1);
-    drop(journal);
+    journal.close();
     assert!(fixture.no_journal());
 }
 
@@ -46,7 +46,7 @@ fn what_a_loser_prepared_leaves_nothing() {
         prepare(winner.collect(&["out"]), open(&winner.dest).as_fd(), &journal, b"", &options).unwrap();
     let claim = cell.claim(Side::Remote).unwrap();
     assert_eq!(cell.claim(Side::Local).unwrap_err(), Lost::To(Side::Remote));
-    drop(losing);
+    losing.discard();
     assert_eq!(listing(&loser.dest), before);
     publish(claim, winning).unwrap();
     assert_eq!(fs::read_to_string(winner.dest.join("out")).unwrap(), "winner");

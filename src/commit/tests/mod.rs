@@ -85,7 +85,11 @@ impl Fixture {
 
     fn publish_to(&self, dest: &Path, declared: &[&str]) -> Result<Published, PublishError> {
         let collected = self.collect(declared);
-        publish_unopposed(collected, open(dest).as_fd(), &self.journal(), b"t", &PublishOptions::default())
+        let journal = self.journal();
+        let dest = open(dest);
+        let answer = publish_unopposed(collected, dest.as_fd(), &journal, b"t", &PublishOptions::default());
+        journal.close();
+        answer
     }
 
     fn prepare(&self, journal: &Journal, declared: &[&str]) -> Prepared {

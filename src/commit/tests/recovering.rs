@@ -134,6 +134,16 @@ fn living_publications_are_left_alone() {
 }
 
 #[test]
+fn what_was_prepared_and_dropped_is_cleaned_up() {
+    let fixture = Fixture::new();
+    fixture.wrote("a", "1");
+    let journal = fixture.journal();
+    drop(fixture.prepare(&journal, &["a"]));
+    assert_eq!(fixture.recover(), Recovered { dropped: 1, ..Recovered::default() });
+    assert!(fixture.no_journal() && !fixture.dest.join("a").exists());
+}
+
+#[test]
 fn many_publish_at_once() {
     let home = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap());
     let journal = Journal::open(open(home.path()).as_fd(), Durability::Process).unwrap();
@@ -157,7 +167,7 @@ fn many_publish_at_once() {
         });
     });
     assert!(fs::read_dir(home.path().join("journal")).unwrap().count() <= 8);
-    drop(journal);
+    journal.close();
     assert!(!home.path().join("journal").exists());
 }
 
@@ -174,4 +184,50 @@ fn ten_thousand_outputs() {
     fixture.prepare(&journal, &names).die_after(5_000);
     assert_eq!(fixture.recover().renamed, 5_000);
     assert!(declared.iter().all(|path| fs::read_to_string(fixture.dest.join(path)).unwrap() == *path));
+}
+
+/// Prints what a publication costs beside bare renames of the same files; asserts nothing about time.
+#[test]
+fn what_the_journal_costs() {
+    if std::env::var_os("FULGURITE_IT_HEAVY").is_none() {
+        return;
+    }
+    for outputs in [1, 10, 100] {
+        let [mut bare, mut whole, mut slot_only] = [const { Vec::new() }; 3];
+        let home = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap());
+        let journal = Journal::open(open(home.path()).as_fd(), Durability::Process).unwrap();
+        for round in 0..300 {
+            let fixture = Fixture::new_in(home.path());
+            let names: Vec<String> = (0..outputs).map(|n| format!("f{n}")).collect();
+            for name in &names {
+                fixture.wrote(name, "x").wrote(&format!("b{name}"), "x");
+            }
+            let (upper, dest) = (open(&fixture.upper), open(&fixture.dest));
+            let begun = std::time::Instant::now();
+            for name in &names {
+                let from = format!("b{name}");
+                rustix::fs::renameat(&upper, from.as_str(), &dest, from.as_str()).unwrap();
+            }
+            bare.push(begun.elapsed());
+            let collected = fixture.collect(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            let options = crate::commit::PublishOptions::default();
+            let begun = std::time::Instant::now();
+            let prepared = crate::commit::prepare(collected, dest.as_fd(), &journal, b"", &options).unwrap();
+            whole.push(begun.elapsed());
+            let begun = std::time::Instant::now();
+            publish(ClaimCell::new(round).claim(Side::Local).unwrap(), prepared).unwrap();
+            slot_only.push(begun.elapsed());
+        }
+        let median = |times: &mut Vec<std::time::Duration>| {
+            times.sort();
+            times[times.len() / 2]
+        };
+        eprintln!(
+            "{outputs} outputs: bare renames {:?}, prepare {:?}, publish {:?}",
+            median(&mut bare),
+            median(&mut whole),
+            median(&mut slot_only)
+        );
+        journal.close();
+    }
 }

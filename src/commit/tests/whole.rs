@@ -67,7 +67,7 @@ fn from_declared_inputs_to_published_outputs() {
     let owner = PublishOptions { owner: options.owner, ..PublishOptions::default() };
     let journal = Journal::open(layer.place(), Durability::Power).unwrap();
     let published = publish_unopposed(collected, exec_root.as_fd(), &journal, b"", &owner).unwrap();
-    drop(journal);
+    journal.close();
     assert_eq!((published.renamed, published.bytes_copied, published.handoff), (2, 0, Handoff::Rename));
     layer.destroy().unwrap();
 
