@@ -35,6 +35,7 @@ mod destination;
 mod error;
 mod journal;
 pub mod limits;
+mod prepare;
 mod publish;
 mod record;
 mod recover;
@@ -46,8 +47,7 @@ mod tests;
 pub use claim::{Claim, ClaimCell, Claims, Lost, Side, State};
 pub use error::PublishError;
 pub use journal::{Durability, Journal};
-pub use publish::{
-    Handoff, Prepared, PublishOptions, Published, prepare, publish, publish_cleared, publish_unopposed,
-};
+pub use prepare::{Prepared, prepare};
+pub use publish::{Handoff, PublishOptions, Published, publish, publish_cleared, publish_unopposed};
 pub use recover::{Recovered, recover, recover_all};
 pub use standalone::{Cleared, clear};
