@@ -12,6 +12,7 @@ use super::serve_args::ServeArgs;
 use super::signals::BlockedSignals;
 use crate::cache::{ActionCache, ActionCacheOptions};
 use crate::cas::{Cas, CasOptions, Durability as StoreDurability};
+use crate::commit;
 use crate::config::{ActionLimits, CacheWriters, Config, Durability, NetworkPolicy, StageMode, Tokens};
 use crate::exec::{Allowance, Executor, Offer, Sandboxed, SandboxedOptions};
 use crate::failure::{Failure, put, tell};
@@ -22,7 +23,7 @@ use crate::serve::{
     PlatformOffer, Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
 };
 use crate::stage::root::{Stager, StagerOptions, Way, WayChoice};
-use crate::stage::{LayerHome, Places, sweep_all};
+use crate::stage::{LayerHome, Places, sweep_all_but};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::pool::{Pool, PoolOptions};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
@@ -246,7 +247,16 @@ impl Daemon {
 fn executor(config: &Config, cas: &Cas, stager: Stager, pool: &Pool) -> Result<Sandboxed, Failure> {
     let uid = rustix::process::geteuid().as_raw();
     let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
-    match sweep_all(&places) {
+    let needed = match commit::recover_all(&places, commit::Durability::Process) {
+        Ok(recovered) => {
+            for line in recovered.lost.iter().chain(&recovered.torn).chain(&recovered.failed) {
+                tracing::warn!("{line}");
+            }
+            recovered.needed
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    match sweep_all_but(&places, &needed) {
         Ok(swept) if swept.removed > 0 => tracing::info!("{} old layers are removed", swept.removed),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "old layers cannot be removed"),

@@ -12,7 +12,7 @@ use super::request::Asked;
 use super::stream::Printed;
 use crate::action::{Command, Digest, Directory, ExecPath, decode};
 use crate::cas::Cas;
-use crate::commit::{self, PublishOptions, Published, publish};
+use crate::commit::{self, Durability, Journal, PublishOptions, Published, publish_unopposed};
 use crate::output::{Collected, CollectedOutput, HandoffWay, OutputKind, Placed, place};
 use crate::serve::limits::{DIRECTORIES_LAID_MAX, PRINTED_BYTES_MAX, TREE_BYTES_MAX};
 use crate::serve::reply::Done;
@@ -133,8 +133,13 @@ impl Delivery<'_> {
             outputs.sort_by(|left, right| left.path.cmp(&right.path));
             let (files, bytes, bytes_copied) = (*files, *bytes, *bytes_copied);
             let collected = Collected { upper, outputs, missing: Vec::new(), files, bytes, bytes_copied };
-            let options = PublishOptions { owner, limits: TreeLimits::default() };
-            let published = publish(collected, root.as_fd(), &options);
+            let options =
+                PublishOptions { owner, limits: TreeLimits::default(), ..PublishOptions::default() };
+            let journal = Journal::open(layer.place(), Durability::Process)
+                .map_err(|fault| Status::unavailable(fault.to_string()))?;
+            let action = self.command.arguments.first().map_or(&b""[..], String::as_bytes);
+            let published = publish_unopposed(collected, root.as_fd(), &journal, action, &options);
+            journal.close();
             Ok((laid, published.map_err(|error| of_publish(&error))?))
         });
         // What cannot be removed now is swept at the next start.
