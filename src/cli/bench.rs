@@ -4,8 +4,10 @@ use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
 use crate::bench::prepared::RootState;
 use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
+use crate::bench::simulate;
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::{BenchError, Report};
+use crate::cli::simulate_args::SimulateArgs;
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
@@ -33,6 +35,8 @@ pub enum BenchWhat {
     Stage(StageBenchArgs),
     /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on filesystems made for it
     Handoff(HandoffBenchArgs),
+    /// A build, generated or recorded, replayed in virtual time under the policies of several build tools
+    Simulate(SimulateArgs),
 }
 
 /// What `bench reapi` takes.
@@ -207,6 +211,10 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             };
             let report = in_sandboxes(|runtime| bench_handoff(runtime, &wanted))?;
             (table(&report), report, args.json)
+        }
+        BenchWhat::Simulate(args) => {
+            let report = simulate::run(&args.wanted()).map_err(failed)?;
+            (simulate::table(&report), report, args.json)
         }
         // The daemon has sandboxes of its own; what is mounted for it shall be seen by nobody else.
         BenchWhat::Reapi(args) => shown(in_sandboxes(|_| bench_reapi(&reapi(args)))?, args.json),

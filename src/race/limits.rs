@@ -51,3 +51,7 @@ pub const SIGNALS_MAX: usize = 64;
 
 /// Strategies that an option may list: there are fewer names.
 pub const STRATEGIES_MAX: usize = 16;
+
+/// How long a remote execution that lost may go on to fill its cache: longer than most actions take, short enough that
+/// a peer that never answers holds no thread for hours.
+pub const FILL_MAX: Duration = Duration::from_secs(10 * 60);

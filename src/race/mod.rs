@@ -10,7 +10,7 @@
 //! | [`step`] | one race as a machine of events and effects; pure |
 //! | [`policy`] | may a side run, and when does it start; pure |
 //! | [`knobs`] | Bazel's options under their names, and ours; pure |
-//! | [`gate`] | which waiting local branch enters next; pure |
+//! | [`gate`], [`admission`] | which waiting local branch enters next; pure, and its shell |
 //! | [`sketch`], [`forecast`] | measured durations by mnemonic and family; pure |
 //! | [`history`] | keeps them across restarts |
 //! | [`drive`], [`branch`], [`mailbox`], [`reaper`] | threads, the claim, who outlives a race for a while |
@@ -22,11 +22,18 @@
 //! - a run returns when both branches have ended, or were handed to a bounded reaper;
 //! - the first failure of the action fails it; a failure of the infrastructure is not the action's.
 
+pub mod admission;
+pub mod branch;
+pub mod drive;
 pub mod forecast;
 pub mod gate;
+pub mod history;
 pub mod knobs;
 pub mod limits;
+pub mod mailbox;
 pub mod policy;
+pub mod reaper;
+pub mod report;
 pub mod sketch;
 pub mod step;
 
