@@ -16,6 +16,7 @@ pub mod run_args;
 pub mod serve;
 pub mod serve_args;
 pub mod signals;
+pub mod simulate_args;
 pub mod stats;
 pub mod streams;
 
