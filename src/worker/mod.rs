@@ -5,4 +5,6 @@
 //!   result ◄── outputs handed off ◄── view sealed and detached ◄── response ◄──────────────────────────────┘
 //! ```
 
+pub mod key;
+pub mod machine;
 pub mod wire;
