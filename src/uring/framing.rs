@@ -48,3 +48,12 @@ pub trait Listener: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event);
 }
+
+/// Takes bytes that are no messages, on the thread that reads: it must not block.
+pub trait Sink: Send + Sync {
+    /// Some came.
+    fn bytes(&self, bytes: &[u8]);
+
+    /// No more will come: the other end was closed, or reading failed. Not called after the [`super::Drain`] was dropped.
+    fn ended(&self, _how: std::io::Result<()>) {}
+}
