@@ -14,6 +14,7 @@ use super::limits::{QUARANTINED_BYTES_MAX, QUARANTINED_MAX};
 use super::{Cas, CasError, Durability};
 use crate::action::Digest;
 use crate::failpoint;
+use crate::stage::beneath::name_file;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
@@ -195,15 +196,7 @@ impl Draft {
         if let Some((dir, name)) = &self.name {
             return rustix::fs::renameat_with(dir, name, objects, path, RenameFlags::NOREPLACE);
         }
-        match rustix::fs::linkat(&self.file, c"", objects, path, AtFlags::EMPTY_PATH) {
-            // Also what a caller without CAP_DAC_READ_SEARCH gets on older kernels.
-            Err(Errno::NOENT | Errno::PERM) => {
-                use rustix::fd::AsRawFd;
-                let itself = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                rustix::fs::linkat(rustix::fs::CWD, itself, objects, path, AtFlags::SYMLINK_FOLLOW)
-            }
-            result => result,
-        }
+        name_file(self.file.as_fd(), objects, path)
     }
 }
 

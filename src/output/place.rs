@@ -124,8 +124,7 @@ pub fn place(
         _ => "write",
     }))?;
     rustix::fs::fchmod(&file, mode).map_err(fault("change the mode of"))?;
-    let path = beneath::own_path(file.as_fd());
-    rustix::fs::linkat(rustix::fs::CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW).map_err(fault("name"))?;
+    beneath::name_file(file.as_fd(), dir, name).map_err(fault("name"))?;
     Ok(placed)
 }
 

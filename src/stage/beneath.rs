@@ -17,6 +17,24 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+/// Gives a file without a name (`O_TMPFILE`) the name `name` in `dir`; what has it stays, with `EXIST`.
+///
+/// # Errors
+/// As linkat(2).
+pub fn name_file(
+    file: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+) -> Result<(), Errno> {
+    match rustix::fs::linkat(file, c"", dir, name, AtFlags::EMPTY_PATH) {
+        // Also what a caller without CAP_DAC_READ_SEARCH in the first user namespace gets before Linux 6.10.
+        Err(Errno::NOENT | Errno::PERM) => {
+            rustix::fs::linkat(rustix::fs::CWD, own_path(file), dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        result => result,
+    }
+}
+
 /// How a path of several components may be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {

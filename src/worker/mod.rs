@@ -5,6 +5,12 @@
 //!   result ◄── outputs handed off ◄── view sealed and detached ◄── response ◄──────────────────────────────┘
 //! ```
 
+pub mod arguments;
+pub mod bazel_json;
+pub mod bazel_proto;
+pub mod buck2;
+pub mod junk;
 pub mod key;
+pub mod limits;
 pub mod machine;
 pub mod wire;

@@ -149,7 +149,7 @@ impl TreeCache {
                 Err(errno) => return Err(failed()(errno)),
             }
             let made = new_file(self.files.as_fd(), cas, file, None)?;
-            match rustix::fs::linkat(&made, c"", &self.files, key.as_str(), AtFlags::EMPTY_PATH) {
+            match beneath::name_file(made.as_fd(), self.files.as_fd(), key.as_str()) {
                 Ok(()) => {
                     let mut bytes = self.files_bytes.lock().unwrap_or_else(PoisonError::into_inner);
                     *bytes = bytes.saturating_add(digest.size_bytes);
@@ -159,7 +159,7 @@ impl TreeCache {
             }
         }
         let made = new_file(self.files.as_fd(), cas, file, None)?;
-        rustix::fs::linkat(&made, c"", dir, name, AtFlags::EMPTY_PATH).map_err(failed())
+        beneath::name_file(made.as_fd(), dir, name).map_err(failed())
     }
 }
 
@@ -263,8 +263,7 @@ fn place(
                 Source::Marks(owner) => mark(dir, &name, &file, *owner).map_err(failed("make file")),
                 Source::Copies(owner) => {
                     let made = new_file(dir, cas, &file, *owner)?;
-                    rustix::fs::linkat(&made, c"", dir, &name, AtFlags::EMPTY_PATH)
-                        .map_err(failed("make file"))
+                    beneath::name_file(made.as_fd(), dir, name.as_c_str()).map_err(failed("make file"))
                 }
             }
         }

@@ -1,0 +1,1 @@
+//! Buck2's worker protocol.
