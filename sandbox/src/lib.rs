@@ -72,8 +72,11 @@
 //! * `unsafe` stands only in `sys` and `init`.
 pub mod action;
 pub mod cgroup;
+mod footprint;
 pub mod harden;
+mod hatch;
 pub mod host;
+pub mod hosted;
 pub mod init;
 pub mod layer;
 pub mod outcome;

@@ -9,14 +9,15 @@
 use crate::action::candidates;
 pub use crate::action::{Action, Killer};
 use crate::cgroup::{self, CgroupError, Limits};
+use crate::hatch::{InitProcess, READY_PATIENCE, hatch};
 use crate::init::request;
-use crate::init::wire::{FromInit, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
+use crate::init::wire::{FromInit, RUN_HOSTED, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
 use crate::outcome::{End, Outcome};
 use crate::runtime::{Runtime, SandboxError, Template, sealed};
 use crate::seat::{Seat, Taken};
-use crate::sys::{Errno, message};
-use crate::verdict::{self, Facts, Waited};
-use crate::zygote::{Wanted, ZygoteError};
+use crate::sys::Errno;
+use crate::verdict::{self, Facts, Terms, Waited};
+use crate::zygote::ZygoteError;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
@@ -27,8 +28,6 @@ use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
 const QUIET_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a sandbox may take to be made, reset or ended; the kernel frees its mounts then, a full /tmp among them.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a sandbox can do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +127,14 @@ impl Sandbox {
         }
     }
 
+    pub(crate) fn control(&self) -> &Arc<OwnedFd> {
+        &self.control
+    }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
     /// What it was made from.
     #[must_use]
     pub fn template(&self) -> &Arc<Template> {
@@ -170,50 +177,69 @@ impl Sandbox {
     /// Runs an action and returns when all is quiet.
     pub fn run(&mut self, action: &Action<'_>) -> Outcome {
         let called = Instant::now();
-        if self.state != State::Ready {
-            return Outcome::lost(format!(
-                "cannot run an action: the sandbox is {:?}, not ready",
-                self.state
-            ));
+        if let Err(refused) = self.start(action, None) {
+            return *refused;
         }
-        if self.canceled.load(Ordering::Acquire) {
-            self.next_generation();
-            return Outcome { end: End::Canceled, quiet: true, ..Outcome::lost("") };
-        }
-        match self.start(action) {
-            Ok(()) => {}
-            Err(NotBegun::Refused { why, hint }) => {
-                return Outcome { end: End::Refused { why, hint }, quiet: true, ..Outcome::lost("") };
-            }
-            Err(NotBegun::Failed(error)) => {
-                self.state = State::Broken;
-                return Outcome::lost(error.to_string());
-            }
-        }
-        let waited = self.wait(action);
+        let terms = Terms::of(action);
+        let waited = self.wait(&terms, terms.timeout.map(|timeout| Instant::now() + timeout));
+        let outcome = self.conclude(&waited, &terms, called);
+        self.settle(&outcome);
+        outcome
+    }
+
+    /// What a run gave, from how the wait for it ended and what the kernel counted.
+    pub(crate) fn conclude(&self, waited: &Waited, terms: &Terms<'_>, called: Instant) -> Outcome {
         let facts = Facts {
             counted: self.counted().unwrap_or_default(),
             quiet: self.is_quiet(),
             canceled: self.canceled.load(Ordering::Acquire),
         };
-        let mut outcome = verdict::conclude(&waited, &facts, action, &self.template.plan);
-        self.next_generation();
-        if let Waited::Exited { report, .. } = &waited {
+        let mut outcome = verdict::conclude(waited, &facts, terms, &self.template.plan);
+        if let Waited::Exited { report, .. } = waited {
             outcome.times = verdict::times(report, called);
-            if outcome.quiet && !matches!(outcome.end, End::Lost { .. }) {
-                self.state = State::Used;
-            }
         }
         outcome
     }
 
-    /// From here on, killers of the last run do nothing any more.
+    /// The run is over: only a sandbox that is quiet can be reset. From here on, killers of the run do nothing any more.
+    pub(crate) fn settle(&mut self, outcome: &Outcome) {
+        self.next_generation();
+        if outcome.quiet && !matches!(outcome.end, End::Lost { .. }) {
+            self.state = State::Used;
+        }
+    }
+
     fn next_generation(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.canceled = Arc::new(AtomicBool::new(false));
     }
 
-    fn start(&mut self, action: &Action<'_>) -> Result<(), NotBegun> {
+    /// Starts an action, as a worker that stays if there is a socket for answers; else gives the outcome that there is.
+    pub(crate) fn start(
+        &mut self,
+        action: &Action<'_>,
+        answers: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Box<Outcome>> {
+        if self.state != State::Ready {
+            let why = format!("cannot run an action: the sandbox is {:?}, not ready", self.state);
+            return Err(Box::new(Outcome::lost(why)));
+        }
+        if self.canceled.load(Ordering::Acquire) {
+            self.next_generation();
+            return Err(Box::new(Outcome { end: End::Canceled, quiet: true, ..Outcome::lost("") }));
+        }
+        self.send_run(action, answers).map_err(|error| match error {
+            NotBegun::Refused { why, hint } => {
+                Box::new(Outcome { end: End::Refused { why, hint }, quiet: true, ..Outcome::lost("") })
+            }
+            NotBegun::Failed(error) => {
+                self.state = State::Broken;
+                Box::new(Outcome::lost(error.to_string()))
+            }
+        })
+    }
+
+    fn send_run(&mut self, action: &Action<'_>, answers: Option<BorrowedFd<'_>>) -> Result<(), NotBegun> {
         let request =
             request::encode(&candidates(action), action.arguments, action.variables, action.directory)
                 .map_err(|errno| NotBegun::Refused {
@@ -224,14 +250,13 @@ impl Sandbox {
         self.state = State::Broken;
         let request = sealed("fulgurite-request", &request).map_err(SandboxError::system("make a memfd"))?;
         let mut descriptors = vec![request.as_fd(), action.stdin, action.stdout, action.stderr];
-        let mut flags = 0;
-        if let Some(work) = action.work {
-            descriptors.push(work);
-            flags |= RUN_WITH_WORK;
-        }
-        if action.terminal {
-            flags |= RUN_WITH_TERMINAL;
-        }
+        let flags = [
+            (RUN_WITH_WORK, action.work.is_some()),
+            (RUN_WITH_TERMINAL, action.terminal),
+            (RUN_HOSTED, answers.is_some()),
+        ];
+        let flags = flags.iter().filter(|(_, is_set)| *is_set).fold(0, |all, (flag, _)| all | flag);
+        descriptors.extend(action.work.iter().chain(&answers));
         let run = ToInit::Run { flags, fail_at: action.fail_at, generation: self.generation };
         run.send(self.control.as_fd(), &descriptors).map_err(|errno| match errno {
             Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
@@ -263,22 +288,21 @@ impl Sandbox {
     }
 
     /// Waits for the report; kills when the time is over, and gives up when killing does not help.
-    fn wait(&mut self, action: &Action<'_>) -> Waited {
-        let mut deadline = action.timeout.map(|timeout| Instant::now() + timeout);
+    pub(crate) fn wait(&mut self, terms: &Terms<'_>, mut deadline: Option<Instant>) -> Waited {
         let mut stage = Stage::Running;
         loop {
-            match self.receive_until(deadline) {
+            match receive_until(self.control.as_fd(), deadline) {
                 Ok(Some(FromInit::Exited(report))) => {
                     return Waited::Exited { report, timed_out: stage != Stage::Running };
                 }
                 Ok(Some(FromInit::Failed { step, errno })) => return Waited::Failed { step, errno },
-                Ok(Some(FromInit::Ready)) => {}
+                Ok(Some(_)) => {}
                 Ok(None) => return Waited::Gone,
                 Err(Errno::TIMEDOUT) => match stage {
-                    Stage::Running if !action.kill_delay.is_zero() => {
+                    Stage::Running if !terms.kill_delay.is_zero() => {
                         self.killer().signal(Signal::TERM.as_raw());
                         stage = Stage::Asked;
-                        deadline = Some(Instant::now() + action.kill_delay);
+                        deadline = Some(Instant::now() + terms.kill_delay);
                     }
                     Stage::Running | Stage::Asked => {
                         self.killer().kill_silently();
@@ -296,26 +320,6 @@ impl Sandbox {
                 Err(_) => return Waited::Gone,
             }
         }
-    }
-
-    fn receive_until(&self, deadline: Option<Instant>) -> Result<Option<FromInit>, Errno> {
-        if let Some(deadline) = deadline {
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let timeout = Timespec {
-                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                    tv_nsec: i64::from(left.subsec_nanos()),
-                };
-                let mut events = [PollFd::new(&*self.control, PollFlags::IN)];
-                match poll(&mut events, Some(&timeout)) {
-                    Ok(0) => return Err(Errno::TIMEDOUT),
-                    Ok(_) => break,
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(errno),
-                }
-            }
-        }
-        FromInit::receive(self.control.as_fd(), true)
     }
 
     fn counted(&self) -> Option<cgroup::Usage> {
@@ -396,7 +400,7 @@ impl Sandbox {
             return Err(SandboxError::Ended { what: "wait for the sandbox" });
         }
         self.state = State::Broken;
-        match self.receive_until(Some(Instant::now() + READY_PATIENCE)) {
+        match receive_until(self.control.as_fd(), Some(Instant::now() + READY_PATIENCE)) {
             Ok(Some(FromInit::Ready)) => {
                 if let Ok(cgroup) = self.seat.cgroup.as_mut() {
                     cgroup.rebase()?;
@@ -407,7 +411,7 @@ impl Sandbox {
             Ok(Some(FromInit::Failed { step, errno })) => {
                 Err(self.template.plan.failure(step, Errno::from_raw_os_error(errno)).into())
             }
-            Ok(Some(FromInit::Exited(_)) | None) => Err(SandboxError::Ended { what: "wait for the sandbox" }),
+            Ok(Some(_) | None) => Err(SandboxError::Ended { what: "wait for the sandbox" }),
             Err(errno) => Err(SandboxError::System { what: "wait for the sandbox".to_owned(), errno }),
         }
     }
@@ -434,29 +438,6 @@ impl Sandbox {
     }
 }
 
-/// The sandbox's init as a process; killed at the latest when it is dropped.
-#[derive(Debug)]
-struct InitProcess {
-    pid: u32,
-    pidfd: OwnedFd,
-}
-
-impl InitProcess {
-    fn end(&self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let mut events = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let patience = Timespec { tv_sec: READY_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-        while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
-    }
-}
-
-impl Drop for InitProcess {
-    fn drop(&mut self) {
-        // The last net: closing the control socket ends init as well.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-    }
-}
-
 /// Why a run did not begin.
 enum NotBegun {
     /// The request cannot be honored; the sandbox is as it was.
@@ -479,21 +460,26 @@ enum Stage {
     GroupKilled,
 }
 
-fn hatch(seat: &Seat, template: &Template, fail_at: u32) -> Result<(OwnedFd, u32, OwnedFd), SandboxError> {
-    let (ours, theirs) = message::pair().map_err(SandboxError::system("make a control socket"))?;
-    let cgroups =
-        seat.cgroup.as_ref().ok().and_then(|cgroup| cgroup.init_leaf_fd().zip(cgroup.action_leaf_fd()));
-    let trees = template.trees.for_sandbox(&template.plan, seat.ids.action)?;
-    let borrowed: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
-    let hatched = seat.zygote.spawn(&Wanted {
-        plan: &template.plan,
-        encoded: template.encoded.as_fd(),
-        view: template.view.as_fd(),
-        control: theirs.as_fd(),
-        cgroups,
-        trees: &borrowed,
-        ids: seat.ids,
-        fail_at,
-    })?;
-    Ok((ours, hatched.pid, hatched.pidfd))
+/// Waits for a message of an init, until then at most: `ETIMEDOUT`.
+pub(crate) fn receive_until(
+    socket: BorrowedFd<'_>,
+    deadline: Option<Instant>,
+) -> Result<Option<FromInit>, Errno> {
+    if let Some(deadline) = deadline {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let mut events = [PollFd::new(&socket, PollFlags::IN)];
+            match poll(&mut events, Some(&timeout)) {
+                Ok(0) => return Err(Errno::TIMEDOUT),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    FromInit::receive(socket, true)
 }

@@ -6,7 +6,9 @@ use crate::outcome::{End, Outcome, Times, Usage};
 use crate::plan::{Op, Plan};
 use crate::sys::Errno;
 use rustix::time::{ClockId, clock_gettime};
-use std::time::Instant;
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 /// How the wait for a run ended.
 pub(crate) enum Waited {
@@ -30,14 +32,35 @@ pub(crate) struct Facts {
     pub canceled: bool,
 }
 
+/// What an action was promised.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms<'a> {
+    pub directory: Cow<'a, CStr>,
+    pub memory_bytes_max: Option<u64>,
+    pub timeout: Option<Duration>,
+    pub kill_delay: Duration,
+}
+
+impl<'a> Terms<'a> {
+    /// Those of an action.
+    pub fn of(action: &Action<'a>) -> Self {
+        Terms {
+            directory: Cow::Borrowed(action.directory),
+            memory_bytes_max: action.limits.memory_bytes_max,
+            timeout: action.timeout,
+            kill_delay: action.kill_delay,
+        }
+    }
+}
+
 /// Puts the outcome together; the times are the caller's to add.
-pub(crate) fn conclude(waited: &Waited, facts: &Facts, action: &Action<'_>, plan: &Plan) -> Outcome {
+pub(crate) fn conclude(waited: &Waited, facts: &Facts, action: &Terms<'_>, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::lost("");
     outcome.usage = usage(waited, &facts.counted);
     let ran_out = outcome.usage.oom_kills.is_some_and(|kills| kills > 0);
     let out_of_memory = End::OutOfMemory {
         peak_bytes: outcome.usage.memory_peak_bytes,
-        limit_bytes: action.limits.memory_bytes_max,
+        limit_bytes: action.memory_bytes_max,
     };
     let lost = |why: &str| End::Lost { why: why.to_owned() };
     outcome.end = match waited {
@@ -57,7 +80,7 @@ pub(crate) fn conclude(waited: &Waited, facts: &Facts, action: &Action<'_>, plan
     outcome
 }
 
-fn end_of(report: &Exited, timed_out: bool, action: &Action<'_>, plan: &Plan) -> End {
+fn end_of(report: &Exited, timed_out: bool, action: &Terms<'_>, plan: &Plan) -> End {
     if report.failed_step != 0 {
         let mut failure = plan.failure(report.failed_step, Errno::from_raw_os_error(report.failed_errno));
         let step = plan.steps.get(report.failed_step as usize - 1).map(|step| &step.op);
@@ -109,26 +132,13 @@ pub(crate) fn times(report: &Exited, called: Instant) -> Times {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::Limits;
-    use rustix::fd::AsFd;
-    use std::time::Duration;
 
     fn check(waited: &Waited, oom_kills: u64, canceled: bool, kill_delay: Duration, expected: &End) {
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let limits = Limits { memory_bytes_max: Some(7), ..Limits::default() };
-        let action = Action {
-            arguments: &[],
-            variables: &[],
-            directory: c"/",
-            stdin: null.as_fd(),
-            stdout: null.as_fd(),
-            stderr: null.as_fd(),
-            work: None,
-            limits: &limits,
+        let terms = Terms {
+            directory: Cow::Borrowed(c"/"),
+            memory_bytes_max: Some(7),
             timeout: Some(Duration::from_secs(3)),
             kill_delay,
-            terminal: false,
-            fail_at: 0,
         };
         let counted = cgroup::Usage {
             oom_kills: Some(oom_kills),
@@ -136,7 +146,7 @@ mod tests {
             ..cgroup::Usage::default()
         };
         let facts = Facts { counted, quiet: true, canceled };
-        assert_eq!(conclude(waited, &facts, &action, &Plan::default()).end, *expected);
+        assert_eq!(conclude(waited, &facts, &terms, &Plan::default()).end, *expected);
     }
 
     #[test]

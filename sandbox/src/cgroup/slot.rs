@@ -267,6 +267,16 @@ impl Slot {
         self.meter.usage()
     }
 
+    /// Memory in use now, in bytes, page cache included: of the action on v2, of the init too on v1. `None`: not counted
+    /// here.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        if let Some(v2) = self.v2.as_ref().filter(|v2| v2.action.leaf.has("memory.current")) {
+            return parse::number(&v2.action.leaf.read("memory.current").ok()?);
+        }
+        let group = self.v1.iter().find(|group| group.controllers.contains(&Controller::Memory))?;
+        parse::number(&group.leaf.read("memory.usage_in_bytes").ok()?)
+    }
+
     /// Makes this moment the zero of [`Slot::usage`].
     ///
     /// # Errors

@@ -43,6 +43,11 @@ impl<'a> Launch<'a> {
         self.request = Some(request);
     }
 
+    /// Where the command starts.
+    pub fn directory(&self) -> Result<&'a core::ffi::CStr> {
+        self.request.as_ref().ok_or(Errno::BADF)?.directory()
+    }
+
     /// Forgets the command.
     pub fn clear_request(&mut self) {
         self.request = None;

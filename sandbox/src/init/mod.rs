@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 pub mod action;
+pub mod hosted;
 pub mod interpret;
 mod networks;
 pub mod nursery;
@@ -52,6 +53,8 @@ struct Init<'a> {
     /// A run that was canceled before it started.
     kill_ahead: u32,
     work_attached: bool,
+    /// Of the worker that runs, if it is one.
+    views: Option<hosted::Views>,
     /// What the waiting process works on, its stack, and the mapped command.
     launch: action::Launch<'a>,
     stack: *mut u8,
@@ -96,6 +99,7 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         run: Run::default(),
         kill_ahead: 0,
         work_attached: false,
+        views: None,
         stack,
         mapping: (core::ptr::null_mut(), 0),
     };
@@ -228,18 +232,25 @@ impl Init<'_> {
 
     fn serve(&mut self, control: BorrowedFd<'static>) -> ! {
         loop {
-            let (from_control, from_children) = {
+            let [from_control, from_children, from_worker] = {
                 let signals = self.signals.as_fd();
+                let worker = self.starting_worker();
                 let mut events = [
                     PollFd::from_borrowed_fd(control, PollFlags::IN),
                     PollFd::from_borrowed_fd(signals, PollFlags::IN),
+                    PollFd::from_borrowed_fd(worker.unwrap_or(control), PollFlags::IN),
                 ];
-                match poll(&mut events, None) {
+                let count = if worker.is_some() { 3 } else { 2 };
+                match poll(&mut events[..count], None) {
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(_) => process::exit_now(1),
                 }
-                (!events[0].revents().is_empty(), !events[1].revents().is_empty())
+                let ready = |index: usize| index < count && !events[index].revents().is_empty();
+                [ready(0), ready(1), ready(2)]
             };
+            if from_worker {
+                self.executed();
+            }
             if from_children {
                 let mut buffer = [0u8; 256];
                 let _ = rustix::io::read(&self.signals, &mut buffer[..]);
@@ -269,6 +280,10 @@ impl Init<'_> {
             ToInit::Rearm => self.rearm(),
             ToInit::Signal { generation, number } => {
                 self.signal(generation, number);
+                Ok(())
+            }
+            ToInit::Swap { .. } | ToInit::Attach { .. } | ToInit::Detach { .. } | ToInit::Seal { .. } => {
+                self.change_view(&message, descriptors[0].take());
                 Ok(())
             }
             ToInit::Reset { fail_at } => {
@@ -317,13 +332,19 @@ impl Init<'_> {
         if self.run.active {
             return Err(wrap(Errno::BUSY));
         }
-        if flags & wire::RUN_WITH_WORK != 0 {
-            let work = descriptors[4].take().ok_or(wrap(Errno::BADF))?;
+        let request = descriptors[0].take().ok_or(wrap(Errno::BADF))?;
+        self.map_request(&request).map_err(wrap)?;
+        let with_work = flags & wire::RUN_WITH_WORK != 0;
+        let work = if with_work { Some(descriptors[4].take().ok_or(wrap(Errno::BADF))?) } else { None };
+        if flags & wire::RUN_HOSTED != 0 {
+            let answers = descriptors[4 + usize::from(with_work)].take().ok_or(wrap(Errno::BADF))?;
+            let directory = self.launch.directory().map_err(wrap)?;
+            self.views = Some(hosted::Views::begin(answers, work, directory)?);
+            self.work_attached = true;
+        } else if let Some(work) = work {
             mount::attach_at(work.as_fd(), mount::here(), c"work").map_err(wrap)?;
             self.work_attached = true;
         }
-        let request = descriptors[0].take().ok_or(wrap(Errno::BADF))?;
-        self.map_request(&request).map_err(wrap)?;
         let parked = self.parked.as_ref().ok_or(wrap(Errno::CHILD))?;
         let mut borrowed = [fixed(CONTROL); 3];
         for (slot, descriptor) in borrowed.iter_mut().zip(descriptors.iter().skip(1)) {
@@ -381,26 +402,30 @@ impl Init<'_> {
             report.status = child.status;
             report.ended_ns = now_ns();
             self.run.leader_ended = true;
-            self.read_failure();
+            let _ = self.read_failure();
         } else if self.run.leader_ended && child.status & 0x7f == libc::SIGKILL {
             report.stragglers += 1;
         }
     }
 
-    /// If the leader could not become the action, it said why before it ended.
-    fn read_failure(&mut self) {
-        let Some(parked) = self.parked.take() else { return };
+    /// If the leader could not become the action, it said why before it ended. Whether it said nothing.
+    fn read_failure(&mut self) -> bool {
+        let Some(parked) = self.parked.take() else { return true };
         let mut buffer = [0u8; message::BYTES_MAX];
         let mut descriptors = message::no_descriptors();
-        if let Ok(Some(8)) = message::receive(parked.link.as_fd(), &mut buffer, &mut descriptors, false) {
+        let said = message::receive(parked.link.as_fd(), &mut buffer, &mut descriptors, false);
+        if let Ok(Some(8)) = said {
             self.run.report.failed_step = word(&buffer, 0);
             self.run.report.failed_errno = word(&buffer, 4) as i32;
         }
+        matches!(said, Ok(None))
     }
 
     fn report(&mut self) {
         self.run.report.quiet_ns = now_ns();
         self.run.active = false;
+        // Whoever waits for an answer is told that there will be none.
+        self.views = None;
         let _ = FromInit::Exited(self.run.report).send(fixed(CONTROL));
     }
 

@@ -1,10 +1,14 @@
 //! Messages between a sandbox's owner and its init: one fixed-size record each, over a SEQPACKET socket.
 //!
 //! ```text
-//! owner → init   Run { … } + request, stdin, stdout, stderr [, work mount]
+//! owner → init   Run { … } + request, stdin, stdout, stderr [, work mount] [, socket for answers]
 //!                Kill { … }   Signal { … }   Rearm   Reset { … } [+ cgroup]
+//!                Swap { … } [+ view]   Attach { … } + view   Detach { … }   Seal { … }
 //! init → owner   Ready   Failed { step, errno }   Exited { … }
+//! on the socket for answers, if one came along     Executed   Viewed { … } to each of Swap, Attach, Detach, Seal
 //! ```
+//! Answers have a socket of their own, so that whatever comes on the control socket means that the worker is over.
+//!
 //! Every record is 96 bytes: u32 kind, then fields in order, little-endian, zero-filled.
 use crate::sys::{Errno, Result, message};
 use rustix::fd::BorrowedFd;
@@ -13,16 +17,30 @@ use rustix::fd::BorrowedFd;
 pub const RUN_WITH_WORK: u32 = 1;
 /// Run: standard input is a terminal that becomes the controlling terminal of the action's session.
 pub const RUN_WITH_TERMINAL: u32 = 2;
+/// Run: the action is a worker that stays; the socket for answers comes along as the last descriptor.
+pub const RUN_HOSTED: u32 = 4;
+
+/// Places for views beside each other, `/work/_w/0` and so on. Bounds what init keeps open for them; no multiplex worker
+/// is given more requests at once (Bazel gives 8, a build at most as many as it has jobs).
+pub const SLOTS_MAX: u32 = 256;
 
 const LENGTH: usize = 96;
 const READY: u32 = 1;
 const FAILED: u32 = 2;
 const EXITED: u32 = 3;
+const EXECUTED: u32 = 4;
+const VIEWED: u32 = 5;
 const RUN: u32 = 11;
 const KILL: u32 = 12;
 const RESET: u32 = 13;
 const SIGNAL: u32 = 14;
 const REARM: u32 = 15;
+const SWAP: u32 = 16;
+const ATTACH: u32 = 17;
+const DETACH: u32 = 18;
+const SEAL: u32 = 19;
+/// No place beside others, but /work itself.
+pub const SLOT_NONE: u32 = u32::MAX;
 
 /// From the owner to init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +74,45 @@ pub enum ToInit {
         /// Fault injection: the step that shall fail; 0 for none.
         fail_at: u32,
     },
+    /// Replace the worker's view of /work by the mount that comes along, or by nothing if none does.
+    Swap {
+        /// Comes back with the answer.
+        ticket: u32,
+        /// Fault injection: the part of the exchange that shall fail; 0 for none.
+        fail_at: u32,
+    },
+    /// Attach the mount that comes along at `/work/_w/<slot>`.
+    Attach {
+        /// Comes back with the answer.
+        ticket: u32,
+        /// Where.
+        slot: u32,
+    },
+    /// Detach what was attached at `/work/_w/<slot>`.
+    Detach {
+        /// Comes back with the answer.
+        ticket: u32,
+        /// Where.
+        slot: u32,
+    },
+    /// Make what is at /work, or at `/work/_w/<slot>`, read-only.
+    Seal {
+        /// Comes back with the answer.
+        ticket: u32,
+        /// Where; [`SLOT_NONE`] for /work and all below it.
+        slot: u32,
+    },
+}
+
+/// The answer to a change of a worker's view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Viewed {
+    /// Of the message that this answers.
+    pub ticket: u32,
+    /// Why it failed; 0 if it did not.
+    pub errno: i32,
+    /// It failed half way and could not be taken back: the worker is being killed.
+    pub broken: bool,
 }
 
 /// What a run gave, as init saw it. Times are CLOCK_MONOTONIC.
@@ -99,6 +156,10 @@ pub enum FromInit {
     },
     /// The action is over and all is quiet.
     Exited(Exited),
+    /// The worker's program has been executed.
+    Executed,
+    /// The worker's view was changed, or not.
+    Viewed(Viewed),
 }
 
 struct Writer {
@@ -187,6 +248,10 @@ impl ToInit {
                 writer.small(*fail_at);
                 writer
             }
+            ToInit::Swap { ticket, fail_at } => pair(SWAP, *ticket, *fail_at),
+            ToInit::Attach { ticket, slot } => pair(ATTACH, *ticket, *slot),
+            ToInit::Detach { ticket, slot } => pair(DETACH, *ticket, *slot),
+            ToInit::Seal { ticket, slot } => pair(SEAL, *ticket, *slot),
         };
         message::send(socket, &writer.bytes, descriptors)
     }
@@ -207,6 +272,10 @@ impl ToInit {
             REARM => Ok(Some(ToInit::Rearm)),
             SIGNAL => Ok(Some(ToInit::Signal { generation: reader.small(), number: reader.small() as i32 })),
             RESET => Ok(Some(ToInit::Reset { fail_at: reader.small() })),
+            SWAP => Ok(Some(ToInit::Swap { ticket: reader.small(), fail_at: reader.small() })),
+            ATTACH => Ok(Some(ToInit::Attach { ticket: reader.small(), slot: reader.small() })),
+            DETACH => Ok(Some(ToInit::Detach { ticket: reader.small(), slot: reader.small() })),
+            SEAL => Ok(Some(ToInit::Seal { ticket: reader.small(), slot: reader.small() })),
             _ => Err(Errno::BADMSG),
         }
     }
@@ -224,6 +293,12 @@ impl FromInit {
                 writer
             }
             FromInit::Exited(report) => exited(report),
+            FromInit::Executed => Writer::new(EXECUTED),
+            FromInit::Viewed(Viewed { ticket, errno, broken }) => {
+                let mut writer = pair(VIEWED, *ticket, *errno as u32);
+                writer.small(u32::from(*broken));
+                writer
+            }
         };
         message::send(socket, &writer.bytes, &[])
     }
@@ -251,9 +326,22 @@ impl FromInit {
                 ended_ns: reader.wide(),
                 quiet_ns: reader.wide(),
             }))),
+            EXECUTED => Ok(Some(FromInit::Executed)),
+            VIEWED => Ok(Some(FromInit::Viewed(Viewed {
+                ticket: reader.small(),
+                errno: reader.small() as i32,
+                broken: reader.small() != 0,
+            }))),
             _ => Err(Errno::BADMSG),
         }
     }
+}
+
+fn pair(kind: u32, first: u32, second: u32) -> Writer {
+    let mut writer = Writer::new(kind);
+    writer.small(first);
+    writer.small(second);
+    writer
 }
 
 fn exited(report: &Exited) -> Writer {

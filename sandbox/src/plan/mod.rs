@@ -36,6 +36,8 @@ pub mod machinery {
     pub const RESET: u32 = 10_004;
     /// The zygote's own work.
     pub const ZYGOTE: u32 = 10_005;
+    /// Mounting what a worker's working directory can be moved from.
+    pub const HOST: u32 = 10_006;
 
     pub(super) fn text(number: u32) -> &'static str {
         match number {
@@ -44,6 +46,7 @@ pub mod machinery {
             START => "attach the inputs at /work and start the action",
             RESET => "reset the sandbox",
             ZYGOTE => "have the zygote clone a sandbox",
+            HOST => "prepare the working directory of a worker",
             _ => "do an unknown step",
         }
     }

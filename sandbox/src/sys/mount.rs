@@ -179,6 +179,51 @@ pub fn detach(path: &CStr) -> Result<()> {
     rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
 }
 
+/// Opens a directory `path` below `dir` as a place to mount on: never outside of `dir`, and through no symlink.
+pub fn directory_below(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::BENEATH;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)
+}
+
+/// Puts `new`, which is mounted on the root of `old`, into the place of `old`, and `old` on top of `new`. The working
+/// directory of every process that stands at the root of `old` becomes the root of `new`: pivot_root(2) moves them,
+/// when the caller's root is `old`. The caller's root and working directory are `new` afterwards, or anything after a
+/// failure; [`return_to`] puts them right.
+pub fn exchange(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(old)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::fchdir(new)?;
+    rustix::process::pivot_root(c".", c".")
+}
+
+/// Makes `root` the caller's root and working directory.
+pub fn return_to(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(c".")
+}
+
+/// Detaches the mount whose root `mount` refers to, which no path has to lead to. Changes the working directory.
+pub fn detach_mount(mount: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(mount)?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)
+}
+
+/// Makes a mount and all below it read-only if nobody can write through any of them: `false`, and no change, while a
+/// file is open for writing or mapped writable and shared, by whomever. After `true` nobody can write through these
+/// mounts any more, whatever descriptors of them they hold. They must be attached in the caller's mount namespace, or
+/// never have been attached anywhere.
+///
+/// Source: mount_setattr(2), `EBUSY`. That a mapping without a descriptor counts was seen on overlays of Linux 6.18;
+/// where an overlay maps the file of its layer alone, a read lease on that file ([`super::lease`]) tells.
+pub fn seal(mount: BorrowedFd<'_>) -> Result<bool> {
+    match restrict_recursive(mount, attr::READ_ONLY) {
+        Ok(()) => Ok(true),
+        Err(super::Errno::BUSY) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// A new overlay context on which layers can be configured; see `overlay` for the whole mount.
 pub fn overlay_context() -> Result<OwnedFd> {
     fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)

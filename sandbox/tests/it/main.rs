@@ -14,6 +14,7 @@ mod crashes;
 mod faults;
 mod fixture;
 mod growth;
+mod hosted;
 mod isolation;
 mod killing;
 mod limits;
@@ -24,9 +25,11 @@ mod probe;
 mod registry;
 mod running;
 mod snapshots;
+mod staging;
 mod starting;
 mod victim;
 mod views;
+mod work;
 
 use fixture::Fixture;
 use fulgurite_sandbox::host;
@@ -87,6 +90,7 @@ fn all_tests() -> impl Iterator<Item = Test> {
         overlay::tests(),
         faults::tests(),
         pools::tests(),
+        hosted::tests(),
         crashes::tests(),
         starting::tests(),
         snapshots::tests(),

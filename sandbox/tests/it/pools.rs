@@ -52,11 +52,11 @@ fn run(lease: &mut Lease, command: &Command) -> Result<Outcome, Failed> {
     }))
 }
 
-fn runs(lease: &mut Lease, script: &str) -> Checked {
+pub fn runs(lease: &mut Lease, script: &str) -> Checked {
     same(run(lease, &Command::sh(script))?.end, End::Exited(0), script)
 }
 
-fn init_of(lease: &Lease) -> u32 {
+pub fn init_of(lease: &Lease) -> u32 {
     lease.sandbox().map_or(0, fulgurite_sandbox::sandbox::Sandbox::init_pid)
 }
 

@@ -25,6 +25,9 @@ const BOMB_CHILDREN_MAX: usize = 4000;
 /// Runs one attempt and prints its answer.
 pub fn main(arguments: &[String]) -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if arguments == ["work"] {
+        return crate::work::main();
+    }
     let number = |text: &str| text.parse::<usize>().unwrap_or(0);
     let answer = match arguments.as_slice() {
         ["descriptors"] => descriptors(),
