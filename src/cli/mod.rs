@@ -14,6 +14,7 @@ pub mod run;
 pub mod run_args;
 pub mod serve;
 pub mod serve_args;
+mod serve_workers;
 pub mod signals;
 pub mod stats;
 pub mod streams;

@@ -29,6 +29,17 @@ pub struct Job {
     pub queued: Timestamp,
 }
 
+impl Job {
+    /// The platform properties that count: the action's own, or those of its command.
+    #[must_use]
+    pub fn platform(&self) -> &[(String, String)] {
+        match self.action.platform.as_slice() {
+            [] => &self.command.platform,
+            own => own,
+        }
+    }
+}
+
 /// How an execution ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

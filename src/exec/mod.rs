@@ -12,9 +12,11 @@ pub mod platform;
 pub mod sandboxed;
 pub mod verdict;
 pub mod view;
+pub mod workered;
 
 pub use executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
 pub use local::{Executed, LocalAction, Phases, execute};
 pub use platform::{Offer, Platform, PlatformError};
 pub use sandboxed::{Allowance, Sandboxed, SandboxedOptions};
 pub use view::{Strategy, View};
+pub use workered::{Cacheable, Workered, WorkeredOptions};

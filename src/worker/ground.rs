@@ -96,3 +96,9 @@ impl Ground {
         marks(self.pool.runtime())
     }
 }
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        self.cleaner.stop();
+    }
+}
