@@ -13,6 +13,7 @@
 //! Everything but the results lies in a scratch place that goes with the process, however that ends.
 pub mod build;
 pub mod error;
+pub mod java_units;
 pub mod report;
 pub mod units;
 pub mod workshop;
