@@ -202,6 +202,14 @@ fn details(usage: &Usage) -> v1::ExecutionDetails {
         }),
         memory_peak_bytes: usage.peak_bytes,
         stragglers: usage.stragglers,
+        persistent_worker: usage.persistent.as_ref().map(|worker| v1::PersistentWorker {
+            number: worker.number,
+            key: worker.key.clone(),
+            key_quality: worker.key_quality.clone(),
+            request: worker.request,
+            sealed: worker.sealed,
+        }),
+        one_shot_because: usage.one_shot_because.clone().unwrap_or_default(),
     }
 }
 

@@ -33,5 +33,7 @@ pub use digest::{Digest, DigestError, DigestFunction, Hasher};
 pub use input::{InputSpec, InputSpecError, Source, parse_inputs_from};
 pub use output::{OutputConflict, OutputSpec, OutputSpecError, Outputs};
 pub use path::{ExecPath, PathError};
-pub use result::{ActionResult, Handoff, OutputDirectory, OutputFile, OutputSymlink, Timeline, Usage};
+pub use result::{
+    ActionResult, Handoff, OutputDirectory, OutputFile, OutputSymlink, PersistentWorker, Timeline, Usage,
+};
 pub use tree::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, Timestamp};

@@ -86,6 +86,27 @@ pub struct Usage {
     pub handoff: Handoff,
     /// Processes that the command had left behind and that were killed.
     pub stragglers: u32,
+    /// The persistent worker that made it, if one did.
+    pub persistent: Option<PersistentWorker>,
+    /// Why it ran by itself although a worker was asked for.
+    pub one_shot_because: Option<String>,
+    /// Whether policy refuses to cache it.
+    pub is_uncacheable: bool,
+}
+
+/// The persistent worker that made a result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PersistentWorker {
+    /// Its number since the server's start.
+    pub number: u64,
+    /// The beginning of its key.
+    pub key: String,
+    /// What stands for its tools: `marked`, `declared` or `weak`.
+    pub key_quality: String,
+    /// Which of its requests this was, from one.
+    pub request: u64,
+    /// Whether the outputs were sealed as a whole; else each file was looked at by itself.
+    pub sealed: bool,
 }
 
 /// How outputs came into the store.

@@ -116,6 +116,7 @@ struct Daemon {
     cas: Cas,
     results: ActionCache,
     pool: Pool,
+    workers_pool: Option<Pool>,
     executor: Arc<dyn Executor>,
 }
 
@@ -155,8 +156,17 @@ impl Daemon {
         // While one sandbox resets itself, its slot has another.
         let pool = Pool::new(runtime.clone(), PoolOptions { sandboxes_max: 2 * slots, idle_max: 2 * slots })
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
-        let executor = Arc::new(executor(config, &cas, stager, &pool)?);
-        Ok(Daemon { cas, results, pool, executor })
+        let layers = layers(config, &cas)?;
+        let sandboxed = executor(config, &cas, stager.clone(), layers.clone(), &pool)?;
+        let (executor, workers_pool): (Arc<dyn Executor>, _) = match config.worker.enabled {
+            true => {
+                let (workered, pool) =
+                    super::serve_workers::workered(config, sandboxed, (&cas, stager, layers), runtime)?;
+                (Arc::new(workered), Some(pool))
+            }
+            false => (Arc::new(sandboxed), None),
+        };
+        Ok(Daemon { cas, results, pool, workers_pool, executor })
     }
 
     fn serve(&self, config: &Config, signaled: watch::Receiver<u32>) -> Result<(), Failure> {
@@ -231,12 +241,13 @@ impl Daemon {
 
     /// Gives everything back. What cannot be is found by the next start.
     fn stop(self, runtime: Arc<Runtime>) -> Result<(), Failure> {
-        let Daemon { cas, results, pool, executor } = self;
+        let Daemon { cas, results, pool, workers_pool, executor } = self;
+        // Ends all workers.
         drop(executor);
         let closed = results.close().map_err(failed);
         drop(results);
         cas.close();
-        let pool = pool.stop();
+        let pool = workers_pool.map_or(Ok(()), Pool::stop).and(pool.stop());
         let runtime = Arc::into_inner(runtime).map_or(Ok(()), Runtime::stop);
         pool?;
         runtime?;
@@ -244,7 +255,8 @@ impl Daemon {
     }
 }
 
-fn executor(config: &Config, cas: &Cas, stager: Stager, pool: &Pool) -> Result<Sandboxed, Failure> {
+/// Where layers lie. Those of an earlier start are removed.
+fn layers(config: &Config, cas: &Cas) -> Result<LayerHome, Failure> {
     let uid = rustix::process::geteuid().as_raw();
     let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
     let needed = match commit::recover_all(&places, commit::Durability::Process) {
@@ -261,7 +273,16 @@ fn executor(config: &Config, cas: &Cas, stager: Stager, pool: &Pool) -> Result<S
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "old layers cannot be removed"),
     }
-    let layers = LayerHome::choose(&places, cas.objects()).map_err(failed)?;
+    LayerHome::choose(&places, cas.objects()).map_err(failed)
+}
+
+fn executor(
+    config: &Config,
+    cas: &Cas,
+    stager: Stager,
+    layers: LayerHome,
+    pool: &Pool,
+) -> Result<Sandboxed, Failure> {
     let spools = Spools::new(directory(&config.state_dir.join("spools"))?)
         .map_err(failed)?
         .keeping(config.execution.stdout_bytes_max.0);

@@ -73,6 +73,24 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "execution.network" => execution.network, "What of the network actions see";
     "execution.platform" => execution.platform,
         "Platform properties that this host offers: an action that asks for others is refused";
+    "worker.enabled" => worker.enabled, "Whether actions that ask for a persistent worker get one";
+    "worker.workers_max" => worker.workers_max, "Live workers in all";
+    "worker.per_key_max" => worker.per_key_max, "Live workers that are alike, of those that take one request at a time";
+    "worker.per_mnemonic_max" => worker.per_mnemonic_max, "Live workers of one mnemonic";
+    "worker.multiplex_slots" => worker.multiplex_slots, "Requests that a multiplex worker has at a time";
+    "worker.starting_max" => worker.starting_max, "Workers that start at a time";
+    "worker.memory_max" => worker.memory_max,
+        "Memory of all workers: beyond it idle ones are stopped, the largest first, then those at work when they are done";
+    "worker.freeze_after" => worker.freeze_after, "A worker without work is frozen after this";
+    "worker.idle_max" => worker.idle_max, "A worker without work is stopped after this";
+    "worker.cancel_grace" => worker.cancel_grace, "How long a worker may take to answer a cancel before it is killed";
+    "worker.finish_max" => worker.finish_max,
+        "How long a worker that knows no cancel may go on with what nobody wants; 0s: it is killed at once";
+    "worker.on_crash" => worker.on_crash,
+        "What becomes of an action whose worker crashed: retry is once, on a fresh worker; one-shot is after that";
+    "worker.cache" => worker.cache,
+        "Which results of workers are cached; keyed: those of workers whose tools the client marked or declared";
+    "worker.ipc" => worker.ipc, "By what workers are talked to";
 };
 
 /// Keys of one instance.

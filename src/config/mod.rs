@@ -28,6 +28,7 @@ mod resolve;
 mod tests;
 mod tokens;
 mod value;
+mod worker;
 
 pub use error::ConfigError;
 pub use origin::Origin;
@@ -35,9 +36,10 @@ pub use reference::{documentation, example};
 pub use resolve::{FlagSetting, Printed, Resolved, Sources};
 pub use tokens::{Tokens, TokensError};
 pub use value::{
-    Bytes, CacheWriters, Durability, HandoffMode, Listen, LogFilter, MilliCores, NetworkPolicy, Properties,
-    StageMode,
+    Bytes, CacheWriters, Durability, HandoffMode, IpcChoice, Listen, LogFilter, MilliCores, NetworkPolicy,
+    OnCrash, Properties, StageMode, WorkerCache,
 };
+pub use worker::Worker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +64,8 @@ pub struct Config {
     pub store: Store,
     /// How actions run.
     pub execution: Execution,
+    /// Persistent workers.
+    pub worker: Worker,
     /// By name. That of the empty name is always there.
     pub instances: BTreeMap<String, Instance>,
 }
@@ -252,6 +256,7 @@ impl Config {
                 network: NetworkPolicy::Loopback,
                 platform: host.platform(),
             },
+            worker: Worker::default(),
             instances: BTreeMap::from([(String::new(), Instance::default())]),
         }
     }

@@ -380,3 +380,39 @@ words! {
         Clients = "clients",
     }
 }
+
+words! {
+    /// What becomes of a request whose worker crashed.
+    OnCrash, "\"fail\", \"retry\", \"one-shot\"" {
+        /// It fails.
+        Fail = "fail",
+        /// It runs once more, on a fresh worker, and fails if that crashes as well.
+        Retry = "retry",
+        /// The same, but then it runs without a worker.
+        OneShot = "one-shot",
+    }
+}
+
+words! {
+    /// Which results of workers are cached.
+    WorkerCache, "\"all\", \"keyed\", \"none\"" {
+        /// As those of others.
+        All = "all",
+        /// Those of workers whose tools are known: marked, or declared by the client.
+        Keyed = "keyed",
+        /// None.
+        None = "none",
+    }
+}
+
+words! {
+    /// By what workers are talked to.
+    IpcChoice, "\"auto\", \"uring\", \"epoll\"" {
+        /// io_uring where it can be had.
+        Auto = "auto",
+        /// io_uring or not at all.
+        Uring = "uring",
+        /// epoll.
+        Epoll = "epoll",
+    }
+}

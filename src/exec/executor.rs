@@ -49,6 +49,17 @@ pub enum Placement {
     Racing,
 }
 
+impl Job {
+    /// The platform properties that count: the action's own, or those of its command.
+    #[must_use]
+    pub fn platform(&self) -> &[(String, String)] {
+        match self.action.platform.as_slice() {
+            [] => &self.command.platform,
+            own => own,
+        }
+    }
+}
+
 /// How an execution ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

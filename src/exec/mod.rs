@@ -13,6 +13,7 @@ pub mod quiet;
 pub mod sandboxed;
 pub mod verdict;
 pub mod view;
+pub mod workered;
 
 pub use executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
 pub use local::{Executed, LocalAction, Phases, execute};
@@ -20,3 +21,4 @@ pub use platform::{Offer, Platform, PlatformError};
 pub use quiet::Quiet;
 pub use sandboxed::{Allowance, Sandboxed, SandboxedOptions};
 pub use view::{Strategy, View};
+pub use workered::{Cacheable, Workered, WorkeredOptions};

@@ -23,7 +23,7 @@ use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Cleaner, Lease, Pool};
 use fulgurite_sandbox::sandbox::Action;
-use fulgurite_sandbox::spec::SandboxSpec;
+use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
@@ -117,12 +117,8 @@ impl Sandboxed {
         Ok(Sandboxed { pool, cas, stager, layers, spools, cleaners, turn, nothing, options })
     }
 
-    /// All that comes before the command.
-    fn prepare(&self, job: &Job, result: &mut ActionResult) -> Result<Ready, Verdict> {
-        let properties = match job.action.platform.as_slice() {
-            [] => &job.command.platform,
-            own => own,
-        };
+    /// What an action asks for, as far as its tenant may.
+    pub(super) fn terms(&self, job: &Job) -> Result<(Platform, Duration), Verdict> {
         let Some(allowance) = self.options.tenants.get(&job.tenant) else {
             return Err(Verdict::FailedPrecondition(format!("instance {:?} executes nothing", job.tenant)));
         };
@@ -131,17 +127,41 @@ impl Sandboxed {
             let (asked, max) = (timeout.as_secs(), allowance.timeout_max.as_secs());
             return Err(Verdict::Invalid(format!("a timeout of {asked} s is too long: at most {max} s")));
         }
-        let platform = platform(properties, &allowance.offer)?;
-        result.timeline.input_fetch_start = Some(now());
+        Ok((platform(job.platform(), &allowance.offer)?, timeout))
+    }
+
+    /// The action's inputs.
+    pub(super) fn stage(&self, job: &Job, result: &mut ActionResult) -> Result<Arc<StagedRoot>, Verdict> {
         let staged = self.stager.stage(&job.tenant, &job.action.input_root_digest)?;
         let known = if staged.known { "known" } else { "new" };
         result.usage.staging = Some(format!("{} {known}", staged.way));
         pass("exec.staged")?;
-        let spec = SandboxSpec {
-            tenant: job.tenant.clone(),
-            network: platform.network,
-            ..self.options.spec.clone()
-        };
+        Ok(staged)
+    }
+
+    /// What the sandboxes of a tenant are like.
+    pub(super) fn spec(&self, tenant: &str, network: Network) -> SandboxSpec {
+        SandboxSpec { tenant: tenant.to_owned(), network, ..self.options.spec.clone() }
+    }
+
+    pub(super) fn cas(&self) -> &Cas {
+        &self.cas
+    }
+
+    /// The result of a job that begins now.
+    pub(super) fn begun(&self, job: &Job) -> ActionResult {
+        let mut result = ActionResult { worker: self.options.worker.clone(), ..ActionResult::default() };
+        result.timeline.queued = Some(job.queued);
+        result.timeline.worker_start = Some(now());
+        result
+    }
+
+    /// All that comes before the command.
+    fn prepare(&self, job: &Job, result: &mut ActionResult) -> Result<Ready, Verdict> {
+        let (platform, timeout) = self.terms(job)?;
+        result.timeline.input_fetch_start = Some(now());
+        let staged = self.stage(job, result)?;
+        let spec = self.spec(&job.tenant, platform.network);
         let lease = self.pool.lease(&spec)?;
         let runtime = self.pool.runtime();
         let id = lease.action_id();
@@ -322,7 +342,7 @@ fn explain(outcome: &Outcome, command: &Command, err: &Spool) {
 }
 
 /// The moment of now, as results have it.
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     // A clock before 1970 is no clock.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: since.as_secs().try_into().unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
@@ -344,9 +364,7 @@ impl Drop for Sandboxed {
 
 impl Executor for Sandboxed {
     fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
-        let mut result = ActionResult { worker: self.options.worker.clone(), ..ActionResult::default() };
-        result.timeline.queued = Some(job.queued);
-        result.timeline.worker_start = Some(now());
+        let mut result = self.begun(job);
         let verdict =
             if cancel.is_canceled() { Verdict::Canceled } else { self.run(job, cancel, watch, &mut result) };
         result.timeline.worker_completed = Some(now());

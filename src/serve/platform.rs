@@ -53,7 +53,7 @@ pub enum PlatformError {
 }
 
 /// Properties that ask for nothing which a single machine could fail to give, or that the executor understands.
-const UNDERSTOOD: [&str; 29] = [
+const UNDERSTOOD: [&str; 21] = [
     "container-image",
     "dockerNetwork",
     "network",
@@ -71,17 +71,9 @@ const UNDERSTOOD: [&str; 29] = [
     "EstimatedFreeDiskBytes",
     "default-timeout",
     "termination-grace-period",
-    "recycle-runner",
-    "preserve-workspace",
     "fulgurite-memory-bytes",
     "fulgurite-cpu-milli",
     "fulgurite-pids",
-    "persistentWorkerKey",
-    "persistentWorkerProtocol",
-    "persistentWorkerTool",
-    "persistent-worker-key",
-    "persistent-worker-protocol",
-    "supports-workers",
     "linux-sandbox",
 ];
 
@@ -101,7 +93,7 @@ impl PlatformOffer {
             values: OfferedValues::OneOf(values.iter().map(|value| (*value).to_owned()).collect()),
         };
         let mut properties = vec![one_of("OSFamily", &["linux"]), one_of("ISA", isa), one_of("Arch", arch)];
-        properties.extend(UNDERSTOOD.iter().map(any));
+        properties.extend(UNDERSTOOD.iter().chain(&crate::worker::wanted::NAMES).map(any));
         PlatformOffer { properties }
     }
 

@@ -76,6 +76,7 @@ fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
 fn publish(engine: &Engine, run: RunId, task: &Task, execution: &Execution) -> Done {
     let (done, may_keep) =
         verdict::done(execution, task.job.command.outputs_are_typed, task.job.action.do_not_cache);
+    let may_keep = may_keep && !execution.result.usage.is_uncacheable;
     if may_keep && let Some(result) = &done.result {
         engine.publishing(run);
         let kept = task.instance.results.put(&task.instance.name, &task.job.action_digest, result.clone());

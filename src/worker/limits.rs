@@ -70,3 +70,18 @@ pub const BUCK2_RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// Longest pause between two connections.
 pub const BUCK2_RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Bytes of a worker's log on disk: it lives for hours, and may complain about every file.
+pub const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// Last bytes of the log that a message shows, as Bazel does.
+pub const LOG_EXCERPT_BYTES: usize = 8192;
+
+/// Orders that wait for a worker's own thread: one for each request that nobody waits for, and those to end.
+pub const ORDERS_MAX: usize = 256;
+
+/// How long a worker that has closed its standard output may take to end by itself, so that it is known how.
+pub const HANGUP_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How often the memory of workers is looked at: as Bazel does.
+pub const MEMORY_LOOK_EVERY: Duration = Duration::from_secs(5);

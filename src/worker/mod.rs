@@ -9,6 +9,17 @@ pub mod arguments;
 pub mod bazel_json;
 pub mod bazel_proto;
 pub mod buck2;
+pub mod driver;
+pub mod ground;
+pub mod job;
 pub mod junk;
+pub mod key;
 pub mod limits;
+pub mod log;
+pub mod machine;
+pub mod wanted;
 pub mod wire;
+
+pub use driver::{WorkerDone, WorkerEnd, Workers, WorkersOptions};
+pub use ground::Ground;
+pub use job::{NoWorker, WorkerJob};

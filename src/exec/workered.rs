@@ -1,0 +1,214 @@
+//! Actions that ask for a persistent worker get one; all others, and those that no worker can serve, run by themselves.
+//!
+//! ```text
+//!   platform ─ no worker asked for ──────────────────────────────► Sandboxed
+//!       └ asked ─► staged ─► Workers ─► Done: outputs, output text as standard error, who made it
+//!                              ├─ NoWorker, or a crash if policy says so ─► Sandboxed, with the reason in the result
+//!                              └─ canceled, timed out, crashed: an end like any other
+//! ```
+//! Invariant: the command that runs by itself is the client's, unchanged.
+
+use super::executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
+use super::sandboxed::{Sandboxed, now};
+use crate::action::{ActionResult, Digest, DigestFunction, PersistentWorker, Timeline};
+use crate::worker::wanted::{Wanted, wanted};
+use crate::worker::{WorkerDone, WorkerEnd, WorkerJob, Workers};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// 128 + SIGKILL, as shells say it.
+const KILLED: i32 = 137;
+/// The exit code of an action whose worker crashed: no compiler's own.
+const CRASHED: i32 = 134;
+
+/// What becomes of results and of requests whose worker crashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkeredOptions {
+    /// Run by itself what no worker survived.
+    pub one_shot_after_crash: bool,
+    /// Which results may be cached.
+    pub cache: Cacheable,
+}
+
+/// Which results of workers may be cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cacheable {
+    /// As those of others.
+    #[default]
+    All,
+    /// Those of workers whose tools are known.
+    Keyed,
+    /// None.
+    None,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Workered {
+    sandboxed: Sandboxed,
+    workers: Workers,
+    options: WorkeredOptions,
+}
+
+/// Tells of the start once, though an action may begin twice.
+struct Once<'a> {
+    watch: &'a dyn Watch,
+    told: AtomicBool,
+}
+
+impl Watch for Once<'_> {
+    fn started(&self, timeline: &Timeline) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.watch.started(timeline);
+        }
+    }
+}
+
+/// How the worker's part ended.
+enum Tried {
+    Over(Verdict),
+    OneShot(String),
+}
+
+impl Workered {
+    /// Runs by `workers` what asks for that, and all else by `sandboxed`.
+    #[must_use]
+    pub fn new(sandboxed: Sandboxed, workers: Workers, options: WorkeredOptions) -> Self {
+        Workered { sandboxed, workers, options }
+    }
+
+    fn try_worker(
+        &self,
+        (job, wanted): (&Job, Wanted),
+        cancel: &Cancel,
+        watch: &dyn Watch,
+        result: &mut ActionResult,
+    ) -> Tried {
+        let (platform, timeout) = match self.sandboxed.terms(job) {
+            Ok(terms) => terms,
+            Err(verdict) => return Tried::Over(verdict),
+        };
+        result.timeline.input_fetch_start = Some(now());
+        let staged = match self.sandboxed.stage(job, result) {
+            Ok(staged) => staged,
+            Err(verdict) => return Tried::Over(verdict),
+        };
+        result.timeline.input_fetch_completed = Some(now());
+        let work = WorkerJob {
+            job,
+            staged,
+            wanted,
+            spec: self.sandboxed.spec(&job.tenant, platform.network),
+            limits: platform.limits,
+            timeout,
+        };
+        watch.started(&result.timeline);
+        result.timeline.execution_start = Some(now());
+        let end = self.workers.execute(&work, cancel);
+        result.timeline.execution_completed = Some(now());
+        self.conclude(job, end, result)
+    }
+
+    fn conclude(&self, job: &Job, end: WorkerEnd, result: &mut ActionResult) -> Tried {
+        let mut ended = |verdict: Verdict, code: i32, text: &str| {
+            result.exit_code = code;
+            let said = self.say(job.function, text).map(|digest| result.stderr = digest);
+            Tried::Over(said.err().unwrap_or(verdict))
+        };
+        match end {
+            WorkerEnd::Done(done) => Tried::Over(self.done(job, *done, result)),
+            WorkerEnd::NoWorker(why) => Tried::OneShot(why.to_string()),
+            WorkerEnd::Canceled => ended(Verdict::Canceled, KILLED, ""),
+            WorkerEnd::TimedOut(limit, log) => {
+                let text = format!(
+                    "Worker process did not return a WorkResponse in {} s\n\n{log}\n",
+                    limit.as_secs()
+                );
+                ended(Verdict::TimedOut { limit }, KILLED, &text)
+            }
+            WorkerEnd::Crashed(why) if self.options.one_shot_after_crash => Tried::OneShot(why),
+            WorkerEnd::Crashed(why) => ended(Verdict::Exited, CRASHED, &format!("{why}\n")),
+            WorkerEnd::Failed(verdict) => Tried::Over(verdict),
+        }
+    }
+
+    fn done(&self, job: &Job, done: WorkerDone, result: &mut ActionResult) -> Verdict {
+        let WorkerDone { response, outputs, quality, .. } = done;
+        result.exit_code = response.exit_code;
+        let is_known = quality != crate::worker::key::KeyQuality::Weak;
+        result.usage.is_uncacheable = match self.options.cache {
+            Cacheable::All => false,
+            Cacheable::Keyed => !is_known,
+            Cacheable::None => true,
+        };
+        result.usage.persistent = Some(PersistentWorker {
+            number: done.worker.0,
+            key: done.key.to_string(),
+            key_quality: quality.to_string(),
+            request: done.served,
+            sealed: done.sealed,
+        });
+        match self.say(job.function, &response.output) {
+            Ok(digest) => result.stderr = digest,
+            Err(verdict) => return verdict,
+        }
+        match outputs {
+            Ok(handed) => {
+                result.files = handed.files;
+                result.directories = handed.directories;
+                result.symlinks = handed.symlinks;
+                result.usage.handoff = handed.handoff;
+                Verdict::Exited
+            }
+            Err(error) => error.into(),
+        }
+    }
+
+    /// A text in the store.
+    fn say(&self, function: DigestFunction, text: &str) -> Result<Option<Digest>, Verdict> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.sandboxed.cas().put_bytes(function, text.as_bytes()).map(Some)?)
+    }
+}
+
+impl Executor for Workered {
+    fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
+        let wanted = match wanted(job.platform()) {
+            Ok(None) => return self.sandboxed.execute(job, cancel, watch),
+            Ok(Some(wanted)) => Ok(wanted),
+            Err(why) => Err(why),
+        };
+        let watch = Once { watch, told: AtomicBool::new(false) };
+        let why = match wanted {
+            Ok(_) if cancel.is_canceled() => String::new(),
+            Ok(wanted) => {
+                let mut result = self.sandboxed.begun(job);
+                match self.try_worker((job, wanted), cancel, &watch, &mut result) {
+                    Tried::Over(verdict) => {
+                        result.timeline.worker_completed = Some(now());
+                        return Execution { verdict, result };
+                    }
+                    Tried::OneShot(why) => why,
+                }
+            }
+            Err(why) => why,
+        };
+        if !why.is_empty() {
+            tracing::info!(action = %job.action_digest, "an action runs without the worker that it asks for: {why}");
+        }
+        let mut execution = self.sandboxed.execute(job, cancel, &watch);
+        execution.result.usage.one_shot_because = Some(why).filter(|why| !why.is_empty());
+        execution
+    }
+
+    fn slots(&self) -> usize {
+        self.sandboxed.slots()
+    }
+}
+
+impl Drop for Workered {
+    fn drop(&mut self) {
+        self.workers.stop();
+    }
+}

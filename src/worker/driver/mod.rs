@@ -1,0 +1,232 @@
+//! Performs what the machine decides: workers in sandboxes, requests on their channels, views under their feet.
+//!
+//! ```text
+//!   caller's thread:  submit ─► Assigned ─► view ─► send ─► Response ─► seal, take away ─► Released ─► hand off
+//!                                   └──────── Lost (the worker is gone; it comes again) ◄──┘     or End: back at once
+//!   worker's thread:  lease, host ─► Started ─► orders: take away what nobody waits for, stop, kill ─► quiet ─► Gone
+//!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks)
+//!   timer:            ticks when the machine is due; looks at memory
+//! ```
+//! Invariants: the lock of the board is held for decisions and for what cannot block, never for a mount or a write to a
+//! disk; a layer is removed only when its view is out of the worker, or the worker is quiet; every thread is joined by
+//! [`Workers::stop`].
+
+mod board;
+mod process;
+mod request;
+mod ticket;
+
+pub use request::{WorkerDone, WorkerEnd};
+
+use super::ground::Ground;
+use super::job::{Launch, NoWorker, Prepared, WorkerJob, prepare};
+use super::limits::MEMORY_LOOK_EVERY;
+use super::log;
+use super::machine::{Event, PoolLimits, RequestId, Submission};
+use crate::exec::executor::Cancel;
+use crate::uring::Ipc;
+use board::Board;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use ticket::Ticket;
+
+/// How workers are kept.
+#[derive(Clone, Debug)]
+pub struct WorkersOptions {
+    /// How many, and how long.
+    pub limits: PoolLimits,
+    /// Where their logs lie; ours alone.
+    pub log_dir: PathBuf,
+    /// How long a worker may take to end after SIGTERM.
+    pub stop_grace: Duration,
+    /// 10 for much.
+    pub verbosity: i32,
+    /// More arguments for workers of a mnemonic, after `--persistent_worker`.
+    pub extra_flags: BTreeMap<String, Vec<String>>,
+}
+
+/// The persistent workers of a daemon. Clones are the same ones.
+#[derive(Debug)]
+pub struct Workers {
+    inner: Arc<Inner>,
+    timer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    ground: Ground,
+    ipc: Ipc,
+    options: WorkersOptions,
+    board: Mutex<Board>,
+    /// The machine may be due sooner than the timer knows.
+    sooner: Condvar,
+    begun: Instant,
+    requests: AtomicU64,
+}
+
+impl Workers {
+    /// Starts with none. Removes the logs of an earlier start.
+    ///
+    /// # Errors
+    /// When the directory of logs cannot be used, or no thread be started.
+    pub fn start(ground: Ground, ipc: Ipc, options: WorkersOptions) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&options.log_dir)?;
+        log::sweep(&options.log_dir)?;
+        let inner = Arc::new(Inner {
+            ground,
+            ipc,
+            board: Mutex::new(Board::new(options.limits.clone())),
+            options,
+            sooner: Condvar::new(),
+            begun: Instant::now(),
+            requests: AtomicU64::new(1),
+        });
+        let ticking = inner.clone();
+        let timer = std::thread::Builder::new()
+            .name("fulgurite-workers".to_owned())
+            .spawn(move || ticking.keep_time())?;
+        Ok(Workers { inner, timer: Some(timer) })
+    }
+
+    /// Has a worker do it, and returns when there is a result, or none will come. Blocks; `cancel` ends it at once.
+    #[must_use]
+    pub fn execute(&self, work: &WorkerJob<'_>, cancel: &Cancel) -> WorkerEnd {
+        let options = &self.inner.options;
+        let extra = |mnemonic: &str| options.extra_flags.get(mnemonic).cloned().unwrap_or_default();
+        match prepare(work, &self.inner.ground.cas, options.verbosity, extra) {
+            Ok(prepared) => self.inner.execute(work, prepared, cancel),
+            Err(why) => WorkerEnd::NoWorker(why),
+        }
+    }
+
+    /// How many workers live.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.inner.lock().machine.live()
+    }
+
+    /// Memory that they use together, as it was seen last.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.inner.lock().machine.memory_bytes()
+    }
+
+    /// Stops all workers, those at work when they are done; new ones are started for new requests.
+    pub fn clear(&self) {
+        self.inner.event(Event::Clear);
+    }
+
+    /// Stops all workers and takes nothing more; returns when all are quiet. Requests that run may end, in their time.
+    pub fn stop(&mut self) {
+        self.inner.event(Event::Drain);
+        loop {
+            let next = self.inner.lock().threads.pop_first();
+            match next {
+                // A thread that panicked has nothing more to say.
+                Some((_, thread)) => drop(thread.join()),
+                None => break,
+            }
+        }
+        self.inner.lock().ended = true;
+        self.inner.sooner.notify_all();
+        if let Some(timer) = self.timer.take() {
+            let _ = timer.join();
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Takes in what happened, and does what follows.
+    fn event(self: &Arc<Self>, event: Event) {
+        let mut board = self.lock();
+        self.event_on(&mut board, event);
+    }
+
+    fn event_on(self: &Arc<Self>, board: &mut Board, event: Event) {
+        let now = self.now();
+        let gone = match &event {
+            Event::Gone(id, _) | Event::StartFailed(id, _) => Some(*id),
+            _ => None,
+        };
+        let effects = board.machine.handle(event, now);
+        self.perform(board, effects, gone);
+        let due = board.machine.due(now);
+        if due.is_some_and(|due| board.planned.is_none_or(|planned| due < planned)) {
+            self.sooner.notify_all();
+        }
+    }
+
+    fn submit(self: &Arc<Self>, launch: &Arc<Launch>, timeout: Duration) -> (RequestId, Arc<Ticket>) {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        let ticket = Arc::new(Ticket::new(launch.clone()));
+        let mut board = self.lock();
+        board.tickets.insert(request, ticket.clone());
+        let submission = Submission {
+            request,
+            key: launch.key,
+            tools: launch.tools.clone(),
+            mnemonic: launch.mnemonic.clone(),
+            multiplex: launch.multiplex,
+            cancels: launch.cancels,
+            timeout,
+        };
+        self.event_on(&mut board, Event::Submit(submission));
+        (request, ticket)
+    }
+
+    /// The timer's thread.
+    fn keep_time(self: &Arc<Self>) {
+        let mut look_at = MEMORY_LOOK_EVERY;
+        let mut board = self.lock();
+        while !board.ended {
+            let now = self.now();
+            if now >= look_at {
+                look_at = now + MEMORY_LOOK_EVERY;
+                drop(board);
+                self.look_at_memory();
+                board = self.lock();
+                continue;
+            }
+            if board.machine.due(now).is_some_and(|due| due <= now) {
+                self.event_on(&mut board, Event::Tick);
+                continue;
+            }
+            let until = board.machine.due(now).map_or(look_at, |due| due.min(look_at));
+            board.planned = Some(until);
+            let wait = until.saturating_sub(now);
+            board = self.sooner.wait_timeout(board, wait).unwrap_or_else(PoisonError::into_inner).0;
+            board.planned = None;
+        }
+    }
+
+    fn look_at_memory(self: &Arc<Self>) {
+        let (ready, processes) = {
+            let board = self.lock();
+            (board.machine.ready(), board.processes.clone())
+        };
+        for id in ready {
+            if let Some(bytes) = processes.get(&id).and_then(|process| process.memory_bytes()) {
+                self.event(Event::Memory(id, bytes));
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.inner.lock().ended = true;
+        self.inner.sooner.notify_all();
+    }
+}

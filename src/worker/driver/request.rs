@@ -1,0 +1,250 @@
+//! One request, on its caller's thread.
+
+use super::process::{Order, Process};
+use super::ticket::{Note, Ticket};
+use super::{Inner, NoWorker, Prepared, WorkerJob};
+use crate::exec::Verdict;
+use crate::exec::executor::Cancel;
+use crate::output::limits::HandoffLimits;
+use crate::output::{HandedOff, HandoffError, HandoffRequest, hand_off};
+use crate::worker::ground::{Mounted, StagedInputs};
+use crate::worker::job::sandbox_dir;
+use crate::worker::key::{KeyQuality, WorkerKey};
+use crate::worker::machine::{Event, RequestEnd, RequestId, WorkerId};
+use crate::worker::wire::{WorkRequest, WorkResponse};
+use fulgurite_sandbox::hosted::HostedError;
+use rustix::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a worker has done.
+#[derive(Debug)]
+pub struct WorkerDone {
+    /// Its answer.
+    pub response: WorkResponse,
+    /// The outputs.
+    pub outputs: Result<HandedOff, HandoffError>,
+    /// Which worker it was.
+    pub worker: WorkerId,
+    /// Its key.
+    pub key: WorkerKey,
+    /// What stands for its tools.
+    pub quality: KeyQuality,
+    /// Which of its requests this was, from one.
+    pub served: u64,
+    /// Whether nobody could write to the outputs any more when they were taken; else each file was looked at.
+    pub sealed: bool,
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub enum WorkerEnd {
+    /// With an answer.
+    Done(Box<WorkerDone>),
+    /// There is no worker for it: it can run by itself.
+    NoWorker(NoWorker),
+    /// The caller canceled it.
+    Canceled,
+    /// It had this time; the log of the worker.
+    TimedOut(Duration, String),
+    /// The worker went down with it, and it was retried as far as that is allowed: why, with the log.
+    Crashed(String),
+    /// Its view could not be made, or something else of ours failed.
+    Failed(Verdict),
+}
+
+/// A request in its worker.
+struct Seat {
+    process: Arc<Process>,
+    wire_id: i32,
+    slot: u32,
+    mounted: Mounted,
+    served: u64,
+}
+
+/// Why a request was not sent.
+enum NotSent {
+    /// Something has happened to it meanwhile.
+    Told(Mounted),
+    /// It is not the worker's fault, and the worker does not see the view.
+    Fault(Verdict, Option<Mounted>),
+    /// It is: it must go.
+    Broken(String, Mounted),
+}
+
+impl Inner {
+    pub(super) fn execute(
+        self: &Arc<Self>,
+        work: &WorkerJob<'_>,
+        mut prepared: Prepared,
+        cancel: &Cancel,
+    ) -> WorkerEnd {
+        let (request, ticket) = self.submit(&prepared.launch, work.timeout);
+        let inner = self.clone();
+        cancel.arm(move || inner.event(Event::Cancel(request)));
+        let end = self.follow(work, &mut prepared.request, request, &ticket);
+        cancel.disarm();
+        end
+    }
+
+    fn follow(
+        self: &Arc<Self>,
+        work: &WorkerJob<'_>,
+        message: &mut WorkRequest,
+        request: RequestId,
+        ticket: &Ticket,
+    ) -> WorkerEnd {
+        let mut seat: Option<Seat> = None;
+        let mut last: Option<Arc<Process>> = None;
+        loop {
+            match ticket.wait() {
+                Note::Assigned { process, wire_id, slot } => {
+                    last = Some(process.clone());
+                    message.request_id = wire_id;
+                    if process.launch.multiplex {
+                        message.sandbox_dir = sandbox_dir(&work.job.command, slot);
+                    }
+                    match self.send(work, message, ticket, &process, slot) {
+                        Ok((mounted, served)) => {
+                            seat = Some(Seat { process, wire_id, slot, mounted, served });
+                        }
+                        Err(NotSent::Broken(why, mounted)) => {
+                            process.leave(self, request, mounted);
+                            process.order(Order::Fail(why));
+                        }
+                        Err(NotSent::Told(mounted)) => {
+                            let taken = process.take_away(slot);
+                            self.withdraw(request, &process, wire_id, taken, Some(mounted));
+                        }
+                        Err(NotSent::Fault(verdict, mounted)) => {
+                            self.withdraw(request, &process, wire_id, Ok(()), mounted);
+                            return WorkerEnd::Failed(verdict);
+                        }
+                    }
+                }
+                Note::Response(response) => {
+                    if let Some(seat) = seat.take() {
+                        return WorkerEnd::Done(Box::new(self.conclude(work, seat, request, response)));
+                    }
+                    // It has answered what it was not asked yet.
+                    let why = "Worker process answered before it was asked".to_owned();
+                    if let Some(process) = &last {
+                        process.order(Order::Fail(why.clone()));
+                    }
+                    return WorkerEnd::Crashed(why);
+                }
+                Note::Lost => {
+                    if let Some(seat) = seat.take() {
+                        seat.process.leave(self, request, seat.mounted);
+                    }
+                }
+                Note::End(end) => {
+                    if let Some(seat) = seat.take() {
+                        seat.process.leave(self, request, seat.mounted);
+                    }
+                    return ended(end, last.as_deref());
+                }
+            }
+        }
+    }
+
+    /// Shows the worker the request's inputs and tells it what to do.
+    fn send(
+        &self,
+        work: &WorkerJob<'_>,
+        message: &WorkRequest,
+        ticket: &Ticket,
+        process: &Process,
+        slot: u32,
+    ) -> Result<(Mounted, u64), NotSent> {
+        let outputs = work.job.command.outputs.iter().filter_map(|output| output.path.as_ref());
+        let mounted = self.ground.mount(&work.staged, process.action_id, outputs);
+        let mounted = mounted.map_err(|verdict| NotSent::Fault(verdict, None))?;
+        if let Err(error) = process.show(mounted.view.mount.as_fd(), slot) {
+            return Err(match Process::fault(&error) {
+                Ok(verdict) => NotSent::Fault(verdict, Some(mounted)),
+                Err(why) => NotSent::Broken(why, mounted),
+            });
+        }
+        match ticket.unless_told(|| process.send(message)) {
+            Some(Ok(())) => Ok((mounted, process.count())),
+            Some(Err(error)) => {
+                let what =
+                    "Worker process quit or closed its stdin stream when we tried to send a WorkRequest";
+                Err(NotSent::Broken(format!("{what}: {error}"), mounted))
+            }
+            None => Err(NotSent::Told(mounted)),
+        }
+    }
+
+    /// A request that was not sent leaves its worker, which sees nothing of it any more if `taken` says so.
+    fn withdraw(
+        self: &Arc<Self>,
+        request: RequestId,
+        process: &Process,
+        wire_id: i32,
+        taken: Result<(), HostedError>,
+        mounted: Option<Mounted>,
+    ) {
+        self.event(Event::Answered(process.id, wire_id));
+        match taken {
+            Ok(()) => mounted.into_iter().for_each(|mounted| self.ground.clean(mounted)),
+            Err(error) => {
+                mounted.into_iter().for_each(|mounted| process.leave(self, request, mounted));
+                process.order(Order::Fail(error.to_string()));
+            }
+        }
+        self.released(process.id, wire_id);
+    }
+
+    /// Takes what the worker has made.
+    fn conclude(
+        self: &Arc<Self>,
+        work: &WorkerJob<'_>,
+        seat: Seat,
+        request: RequestId,
+        response: WorkResponse,
+    ) -> WorkerDone {
+        let Seat { process, wire_id, slot, mounted, served } = seat;
+        let sealed = process.seal(slot);
+        let taken = process.take_away(slot);
+        if let Err(error) = &taken {
+            process.order(Order::Fail(error.to_string()));
+        }
+        self.released(process.id, wire_id);
+        let outputs = hand_off(&HandoffRequest {
+            upper: mounted.layer.upper(),
+            merged: Some(mounted.view.mount.as_fd()),
+            command: &work.job.command,
+            inputs: &StagedInputs(&mounted.staged),
+            marks: self.ground.marks(),
+            function: work.job.function,
+            cas: &self.ground.cas,
+            limits: HandoffLimits::DEFAULT,
+        });
+        match taken {
+            Ok(()) => self.ground.clean(mounted),
+            Err(_) => process.leave(self, request, mounted),
+        }
+        let (worker, key, quality) = (process.id, process.launch.key, process.launch.quality);
+        WorkerDone { response, outputs, worker, key, quality, served, sealed }
+    }
+}
+
+/// What an end means to the caller.
+fn ended(end: RequestEnd, last: Option<&Process>) -> WorkerEnd {
+    let log = || last.map_or_else(String::new, |process| process.log.excerpt());
+    let no_worker = |why: String| WorkerEnd::NoWorker(NoWorker::Other(why));
+    match end {
+        RequestEnd::Canceled => WorkerEnd::Canceled,
+        RequestEnd::TimedOut(limit) => WorkerEnd::TimedOut(limit, log()),
+        RequestEnd::Crashed(_, why) => WorkerEnd::Crashed(format!("{why}\n\n{}", log())),
+        RequestEnd::StartFailed(why) => no_worker(format!("no worker can be started: {why}")),
+        RequestEnd::NoWorker(waited) => no_worker(format!("no worker was free for {} s", waited.as_secs())),
+        RequestEnd::QueueFull(waiting) => no_worker(format!("{waiting} requests wait for workers")),
+        RequestEnd::Draining => {
+            WorkerEnd::Failed(Verdict::Unavailable("the server is shutting down".to_owned()))
+        }
+        RequestEnd::Answered => WorkerEnd::Failed(Verdict::Internal("an answer was lost".to_owned())),
+    }
+}

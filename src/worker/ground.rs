@@ -1,0 +1,104 @@
+//! Where workers and their requests stand: layers, views, and who takes them apart.
+
+use crate::action::{Digest, Directory, ExecPath};
+use crate::cas::Cas;
+use crate::exec::Verdict;
+use crate::exec::view::marks;
+use crate::output::{Inputs, Marks};
+use crate::stage::root::{RootView, StagedRoot, Stager};
+use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
+use fulgurite_sandbox::pool::{Cleaner, Pool};
+use std::sync::Arc;
+
+/// What every worker needs.
+#[derive(Debug)]
+pub struct Ground {
+    /// Sandboxes for workers only: one-shot actions never wait for a worker's.
+    pub pool: Pool,
+    /// Blobs.
+    pub cas: Cas,
+    /// Input roots.
+    pub stager: Stager,
+    /// Layers, on the store's filesystem.
+    pub layers: LayerHome,
+    pub(super) cleaner: Cleaner,
+}
+
+/// The view of one request, or a worker's own, with what lies below it.
+#[derive(Debug)]
+pub struct Mounted {
+    /// What it shows.
+    pub staged: Arc<StagedRoot>,
+    /// What was written.
+    pub layer: Layer,
+    /// Detached, until a worker has it.
+    pub view: RootView,
+}
+
+/// The input root, as handoff looks at it.
+pub(super) struct StagedInputs<'a>(pub &'a StagedRoot);
+
+impl Inputs for StagedInputs<'_> {
+    fn root(&self) -> Option<&Directory> {
+        self.0.directory(self.0.root())
+    }
+
+    fn directory(&self, digest: &Digest) -> Option<&Directory> {
+        self.0.directory(digest)
+    }
+}
+
+impl Ground {
+    /// Over these, with a thread that takes apart.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn new(pool: Pool, cas: Cas, stager: Stager, layers: LayerHome) -> std::io::Result<Self> {
+        Ok(Ground { pool, cas, stager, layers, cleaner: Cleaner::start()? })
+    }
+
+    /// A view for a worker whose processes have `id` outside, with the directories of these paths.
+    pub(super) fn mount<'a>(
+        &self,
+        staged: &Arc<StagedRoot>,
+        id: u32,
+        paths: impl IntoIterator<Item = &'a ExecPath>,
+    ) -> Result<Mounted, Verdict> {
+        let runtime = self.pool.runtime();
+        let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
+        let layer = self.layers.create(owner)?;
+        let view = staged.view_after(runtime, id, &layer, |lower| {
+            Ok::<_, Verdict>(prepare_parents(layer.upper(), Some(lower), paths, owner)?)
+        });
+        match view {
+            Ok(view) => Ok(Mounted { staged: staged.clone(), layer, view }),
+            Err(verdict) => {
+                // The first error is the one that counts; what is left of the layer is swept at the next start.
+                let _ = layer.destroy();
+                Err(verdict)
+            }
+        }
+    }
+
+    /// Takes a view apart that no worker has any more, when there is time.
+    pub(super) fn clean(&self, mounted: Mounted) {
+        let stager = self.stager.clone();
+        self.cleaner.clean(move || {
+            let Mounted { staged, layer, view } = mounted;
+            drop((view, staged));
+            // What cannot be removed now is found by the sweep of the next start.
+            let _ = layer.destroy();
+            let _ = stager.tidy();
+        });
+    }
+
+    pub(super) fn marks(&self) -> Marks {
+        marks(self.pool.runtime())
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        self.cleaner.stop();
+    }
+}

@@ -1,0 +1,255 @@
+//! An action as a worker gets it: what starts the worker, its key, and what one request says.
+//!
+//! ```text
+//!   arguments ─ split ─► startup + --persistent_worker ─► launch, key
+//!                   └──► flag files ─ expand, from the input root ─► request
+//!   input root ─ one walk ─► all files with digests ─► request; those that are marked ─► key
+//! ```
+//! Invariants: a request lists every file of the input root or is not made at all; flag files are read from the input
+//! root by digest, never from a disk by name.
+
+use super::arguments::{self, ArgumentsError, ExpandError, Mode};
+use super::bazel_proto;
+use super::key::{KeyParts, KeyQuality, WorkerKey};
+use super::limits::{EXPANSION_BYTES_MAX, REQUEST_BYTES_MAX};
+use super::wanted::Wanted;
+use super::wire::{Protocol, WorkInput, WorkRequest};
+use crate::action::{Command, Digest, ExecPath};
+use crate::cas::Cas;
+use crate::exec::executor::Job;
+use crate::stage::root::{Node, StagedRoot};
+use fulgurite_sandbox::cgroup::Limits;
+use fulgurite_sandbox::hosted::Hosted;
+use fulgurite_sandbox::spec::SandboxSpec;
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where input roots are, inside.
+const WORK: &str = "/work";
+/// What marks a file of the tool.
+const TOOL_INPUT: &str = "bazel_tool_input";
+
+/// What starts a worker.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub key: WorkerKey,
+    pub quality: KeyQuality,
+    pub tools: Arc<[(String, String)]>,
+    pub mnemonic: String,
+    pub spec: SandboxSpec,
+    pub limits: Limits,
+    pub arguments: Vec<CString>,
+    pub variables: Vec<CString>,
+    pub directory: CString,
+    pub protocol: Protocol,
+    pub multiplex: bool,
+    pub cancels: bool,
+    pub staged: Arc<StagedRoot>,
+}
+
+/// An action that wants a worker.
+#[derive(Debug)]
+pub struct WorkerJob<'a> {
+    /// The action.
+    pub job: &'a Job,
+    /// Its inputs.
+    pub staged: Arc<StagedRoot>,
+    /// The worker.
+    pub wanted: Wanted,
+    /// Its sandbox.
+    pub spec: SandboxSpec,
+    /// Its limits.
+    pub limits: Limits,
+    /// Of one request.
+    pub timeout: Duration,
+}
+
+/// An action in its two parts.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub launch: Arc<Launch>,
+    /// Complete but for its id and directory.
+    pub request: WorkRequest,
+}
+
+/// Why an action runs without a worker.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoWorker {
+    /// Its arguments do not fit.
+    #[error("{}", why.for_action(mnemonic))]
+    Arguments {
+        /// The action's kind.
+        mnemonic: String,
+        /// Why.
+        why: ArgumentsError,
+    },
+    /// Its inputs do not fit into one message.
+    #[error("a request with {inputs} inputs is {bytes} bytes, more than {REQUEST_BYTES_MAX}")]
+    TooLarge {
+        /// How many.
+        inputs: usize,
+        /// How large.
+        bytes: usize,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Splits an action. `extra_flags` are those of its mnemonic.
+pub(super) fn prepare(
+    work: &WorkerJob<'_>,
+    cas: &Cas,
+    verbosity: i32,
+    extra_flags: impl FnOnce(&str) -> Vec<String>,
+) -> Result<Prepared, NoWorker> {
+    let command = &work.job.command;
+    let program = command.arguments.first().map_or("", String::as_str);
+    let program = program.rsplit('/').next().unwrap_or(program);
+    let mnemonic = work.wanted.mnemonic.clone().unwrap_or_else(|| program.to_owned());
+    let failed = |why| NoWorker::Arguments { mnemonic: mnemonic.clone(), why };
+    let split = arguments::split(&command.arguments, Mode::Legacy).map_err(failed)?;
+    let mut read = |name: &str| read_input(work, cas, name);
+    let expanded = arguments::expand(&split.flag_files, &mut read).map_err(failed)?;
+    let (inputs, marked) = inputs(&work.staged, command);
+    let (tools, quality) = tools(work, marked, &split.startup);
+    let mut startup = split.startup;
+    startup.push("--persistent_worker".to_owned());
+    startup.extend(extra_flags(&mnemonic));
+    let request = WorkRequest { arguments: expanded, inputs, verbosity, ..WorkRequest::default() };
+    let bytes = bazel_proto::encoded_len(&request);
+    if bytes > REQUEST_BYTES_MAX {
+        return Err(NoWorker::TooLarge { inputs: request.inputs.len(), bytes });
+    }
+    let Wanted { protocol, declared, multiplex, cancels, .. } = &work.wanted;
+    let directory = directory(command);
+    let parts = KeyParts {
+        tenant: work.job.tenant.clone(),
+        startup,
+        environment: command.environment.clone(),
+        directory: directory.clone(),
+        protocol: *protocol,
+        modes: [*multiplex, *multiplex, *cancels, false],
+        sandbox: Hosted::spec(&work.spec),
+        limits: work.limits.clone(),
+        declared: declared.clone(),
+        tools,
+        quality,
+    };
+    let key = WorkerKey::of(&parts);
+    let c_string =
+        |text: String| CString::new(text).map_err(|_| NoWorker::Other("a NUL byte in it".to_owned()));
+    let variables = parts.environment.iter().map(|(name, value)| c_string(format!("{name}={value}")));
+    let launch = Launch {
+        key,
+        quality,
+        variables: variables.collect::<Result<_, _>>()?,
+        arguments: parts.startup.into_iter().map(c_string).collect::<Result<_, _>>()?,
+        directory: c_string(if directory.is_empty() {
+            WORK.to_owned()
+        } else {
+            format!("{WORK}/{directory}")
+        })?,
+        tools: parts.tools.into(),
+        mnemonic,
+        spec: parts.sandbox,
+        limits: parts.limits,
+        protocol: *protocol,
+        multiplex: *multiplex,
+        cancels: *cancels,
+        staged: work.staged.clone(),
+    };
+    Ok(Prepared { launch: Arc::new(launch), request })
+}
+
+/// The working directory below the input root; empty: the root itself.
+pub(super) fn directory(command: &Command) -> String {
+    command.working_directory.as_ref().map_or_else(String::new, |path| path.as_path().display().to_string())
+}
+
+/// The way from the working directory to the input root: nothing, or `../` for each level.
+fn upwards(command: &Command) -> String {
+    command
+        .working_directory
+        .as_ref()
+        .map_or_else(String::new, |path| "../".repeat(path.components().count()))
+}
+
+/// What the worker is to put before the paths of a request.
+pub(super) fn sandbox_dir(command: &Command, slot: u32) -> String {
+    let dir = format!("{}{}", upwards(command), Hosted::slot_dir(slot));
+    match directory(command) {
+        below if below.is_empty() => dir,
+        below => format!("{dir}/{below}"),
+    }
+}
+
+/// What is at a path that is relative to the working directory.
+fn input<'a>(work: &'a WorkerJob<'_>, name: &str) -> Option<Node<'a>> {
+    let name = name.strip_prefix("./").unwrap_or(name);
+    let name = name.strip_prefix("/work/").map(str::to_owned).unwrap_or_else(|| {
+        match directory(&work.job.command) {
+            below if below.is_empty() => name.to_owned(),
+            below => format!("{below}/{name}"),
+        }
+    });
+    work.staged.lookup(&ExecPath::new(name).ok()?)
+}
+
+fn read_input(work: &WorkerJob<'_>, cas: &Cas, name: &str) -> Result<Vec<u8>, ExpandError> {
+    let unreadable = |why: String| ExpandError::Unreadable { file: name.to_owned(), why };
+    match input(work, name) {
+        None => Err(ExpandError::NotDeclared),
+        Some(Node::File { digest, .. }) => {
+            cas.read(digest, EXPANSION_BYTES_MAX as u64).map_err(|error| unreadable(error.to_string()))
+        }
+        Some(Node::Directory { .. }) => Err(unreadable("it is a directory".to_owned())),
+        Some(Node::Symlink { .. }) => Err(unreadable("it is a symlink".to_owned())),
+    }
+}
+
+type Pairs = Vec<(String, String)>;
+
+/// All files of the root, as the worker sees them from where it stands; and those that are marked, by their path.
+fn inputs(staged: &StagedRoot, command: &Command) -> (Vec<WorkInput>, Pairs) {
+    let below = directory(command);
+    let up = upwards(command);
+    let seen = |path: &str| match path.strip_prefix(below.as_str()) {
+        _ if below.is_empty() => path.to_owned(),
+        Some(rest) if rest.starts_with('/') => rest[1..].to_owned(),
+        _ => format!("{up}{path}"),
+    };
+    let (mut inputs, mut marked) = (Vec::new(), Vec::new());
+    let mut open: Vec<(String, &Digest)> = vec![(String::new(), staged.root())];
+    while let Some((prefix, digest)) = open.pop() {
+        let Some(directory) = staged.directory(digest) else { continue };
+        for file in &directory.files {
+            let (path, digest) = (format!("{prefix}{}", file.name), file.digest.hex());
+            if file.properties.properties.iter().any(|(name, _)| name == TOOL_INPUT) {
+                marked.push((path.clone(), digest.clone()));
+            }
+            inputs.push(WorkInput { path: seen(&path), digest });
+        }
+        for child in directory.directories.iter().rev() {
+            open.push((format!("{prefix}{}/", child.name), &child.digest));
+        }
+    }
+    inputs.sort_by(|one, other| one.path.cmp(&other.path));
+    (inputs, marked)
+}
+
+/// What stands for the worker's files.
+fn tools(work: &WorkerJob<'_>, marked: Pairs, startup: &[String]) -> (Pairs, KeyQuality) {
+    if !marked.is_empty() {
+        return (marked, KeyQuality::Marked);
+    }
+    if work.wanted.declared.is_some() {
+        return (Vec::new(), KeyQuality::Declared);
+    }
+    let named = startup.iter().filter_map(|argument| match input(work, argument)? {
+        Node::File { digest, .. } | Node::Directory { digest, .. } => Some((argument.clone(), digest.hex())),
+        Node::Symlink { .. } => None,
+    });
+    (named.collect(), KeyQuality::Weak)
+}

@@ -1,0 +1,257 @@
+//! The machine by itself: single rules by hand, and its invariants over random histories.
+
+mod histories;
+
+use super::*;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// A machine with what it said so far.
+pub(super) struct Scene {
+    pub machine: Machine,
+    pub now: Duration,
+    pub requests: u64,
+}
+
+impl Scene {
+    pub fn new(limits: PoolLimits) -> Self {
+        Scene { machine: Machine::new(limits), now: Duration::ZERO, requests: 0 }
+    }
+
+    pub fn event(&mut self, event: Event) -> Vec<Effect> {
+        self.machine.handle(event, self.now)
+    }
+
+    pub fn submit(&mut self, family: u8, tools: u8, multiplex: bool, cancels: bool) -> Vec<Effect> {
+        self.requests += 1;
+        self.event(Event::Submit(Submission {
+            request: RequestId(self.requests),
+            key: WorkerKey::for_test(family, tools),
+            tools: Arc::from([("tool".to_owned(), format!("{tools}"))]),
+            mnemonic: format!("Kind{}", family % 2),
+            multiplex,
+            cancels,
+            timeout: 10 * SECOND,
+        }))
+    }
+
+    fn tick(&mut self, after: Duration) -> Vec<Effect> {
+        self.now += after;
+        self.event(Event::Tick)
+    }
+
+    /// A worker that has answered one request.
+    fn warm(&mut self, family: u8, tools: u8) -> WorkerId {
+        let effects = self.submit(family, tools, false, false);
+        let Some(Effect::Start(worker, request)) = effects.last().cloned() else { panic!("{effects:?}") };
+        assert_eq!(self.event(Event::Started(worker)), [assign(request.0, worker, 0, 0)]);
+        assert_eq!(self.event(Event::Answered(worker, 0)), [Effect::End(request, RequestEnd::Answered)]);
+        assert_eq!(self.event(Event::Released(worker, 0)), []);
+        worker
+    }
+}
+
+fn assign(request: u64, worker: WorkerId, wire_id: i32, slot: u32) -> Effect {
+    Effect::Assign { request: RequestId(request), worker, wire_id, slot }
+}
+
+fn end(request: u64, end: RequestEnd) -> Effect {
+    Effect::End(RequestId(request), end)
+}
+
+fn start(worker: u64, request: u64) -> Effect {
+    Effect::Start(WorkerId(worker), RequestId(request))
+}
+
+fn limits() -> PoolLimits {
+    PoolLimits { per_key_max: 2, ..PoolLimits::default() }
+}
+
+#[test]
+fn the_worker_used_last_is_used_next_and_waiters_come_in_order() {
+    let mut scene = Scene::new(limits());
+    let (one, two) = (WorkerId(1), WorkerId(2));
+    assert_eq!(scene.submit(1, 1, false, false), [start(1, 1)]);
+    assert_eq!(scene.submit(1, 1, false, false), [start(2, 2)]);
+    assert_eq!(scene.submit(1, 1, false, false), [], "two is the most");
+    assert_eq!(scene.submit(1, 1, false, false), []);
+    assert_eq!(scene.event(Event::Started(one)), [assign(1, one, 0, 0)]);
+    assert_eq!(scene.event(Event::Started(two)), [assign(2, two, 0, 0)]);
+    scene.event(Event::Answered(two, 0)).clear();
+    assert_eq!(scene.event(Event::Released(two, 0)), [assign(3, two, 0, 0)]);
+    scene.event(Event::Answered(one, 0)).clear();
+    assert_eq!(scene.event(Event::Released(one, 0)), [assign(4, one, 0, 0)]);
+    for worker in [one, two] {
+        scene.event(Event::Answered(worker, 0)).clear();
+        scene.event(Event::Released(worker, 0)).clear();
+    }
+    assert_eq!(scene.submit(1, 1, false, false), [assign(5, two, 0, 0)]);
+}
+
+#[test]
+fn a_worker_whose_tools_changed_goes_and_says_which() {
+    let mut scene = Scene::new(limits());
+    let old = scene.warm(1, 1);
+    let effects = scene.submit(1, 2, false, false);
+    let why = StopReason::ToolsChanged(vec!["tool: 1 -> 2".to_owned()]);
+    assert_eq!(effects, [Effect::Stop(old, why.clone()), start(2, 2)]);
+    assert!(why.to_string().ends_with("its files have changed on disk:\ntool: 1 -> 2"));
+    assert_eq!(scene.event(Event::Gone(old, String::new())), []);
+}
+
+#[test]
+fn a_crash_costs_one_retry_and_then_the_request() {
+    let mut scene = Scene::new(limits());
+    let first = scene.warm(1, 1);
+    assert_eq!(scene.submit(1, 1, false, false), [assign(2, first, 0, 0)]);
+    assert_eq!(scene.event(Event::Gone(first, "killed by SIGSEGV".to_owned())), [start(2, 2)]);
+    let second = WorkerId(2);
+    assert_eq!(scene.event(Event::Started(second)), [assign(2, second, 0, 0)]);
+    let crashed = RequestEnd::Crashed(second, "again".to_owned());
+    assert_eq!(scene.event(Event::Gone(second, "again".to_owned())), [end(2, crashed)]);
+    // The key has crashed twice in a row: the next start waits.
+    assert_eq!(scene.submit(1, 1, false, false), []);
+    let due = scene.machine.due(scene.now).unwrap();
+    assert_eq!(scene.tick(due - scene.now), [start(3, 3)]);
+}
+
+#[test]
+fn a_crash_is_reported_where_nothing_is_retried() {
+    let mut scene = Scene::new(PoolLimits { retry_crashed: false, ..limits() });
+    let first = scene.warm(1, 1);
+    scene.submit(1, 1, false, false).clear();
+    let crashed = RequestEnd::Crashed(first, "gone".to_owned());
+    assert_eq!(scene.event(Event::Gone(first, "gone".to_owned())), [end(2, crashed)]);
+    assert_eq!(scene.submit(1, 1, false, false), [start(2, 3)], "the key lives on");
+}
+
+#[test]
+fn after_a_crash_each_of_several_requests_runs_alone() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, true, false).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    assert_eq!(scene.submit(1, 1, true, false), [assign(2, one, 2, 1)]);
+    assert_eq!(scene.event(Event::Gone(one, "boom".to_owned())), [start(2, 1)]);
+    let two = WorkerId(2);
+    assert_eq!(scene.submit(1, 1, true, false), []);
+    assert_eq!(scene.event(Event::Started(two)), [assign(1, two, 1, 0)]);
+    // The first was to blame: the second has another chance all the same.
+    let crashed = end(1, RequestEnd::Crashed(two, "boom".to_owned()));
+    assert_eq!(scene.event(Event::Gone(two, "boom".to_owned())), [crashed]);
+    assert_eq!(scene.tick(SECOND), [start(3, 2)]);
+    let three = WorkerId(3);
+    assert_eq!(scene.event(Event::Started(three)), [assign(2, three, 1, 0)]);
+    assert_eq!(scene.event(Event::Answered(three, 1)), [end(2, RequestEnd::Answered)]);
+    assert_eq!(scene.event(Event::Released(three, 1)), [assign(3, three, 2, 0)]);
+}
+
+#[test]
+fn a_hung_request_ends_at_its_deadline_and_its_neighbours_go_on() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, true, false).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    scene.now += 5 * SECOND;
+    scene.submit(1, 1, true, false).clear();
+    assert_eq!(scene.machine.due(scene.now), Some(10 * SECOND));
+    assert_eq!(scene.tick(5 * SECOND), [end(1, RequestEnd::TimedOut(10 * SECOND))]);
+    assert_eq!(scene.event(Event::Answered(one, 2)), [end(2, RequestEnd::Answered)]);
+    assert_eq!(scene.event(Event::Released(one, 2)), [Effect::Kill(one, StopReason::Hung)]);
+}
+
+#[test]
+fn canceled_callers_are_free_at_once() {
+    let mut scene = Scene::new(limits());
+    let canceled = |request| end(request, RequestEnd::Canceled);
+    // It knows cancels, and answers in time.
+    scene.submit(1, 1, false, true).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    let effects = scene.event(Event::Cancel(RequestId(1)));
+    assert_eq!(effects, [Effect::SendCancel(one, 0), canceled(1)]);
+    assert_eq!(scene.event(Event::Answered(one, 0)), []);
+    assert_eq!(scene.event(Event::Released(one, 0)), []);
+    // Not in time.
+    assert_eq!(scene.submit(1, 1, false, true), [assign(2, one, 0, 0)]);
+    scene.event(Event::Cancel(RequestId(2))).clear();
+    assert_eq!(scene.machine.due(scene.now), Some(5 * SECOND));
+    assert_eq!(scene.tick(5 * SECOND), [Effect::Kill(one, StopReason::Hung)]);
+    scene.event(Event::Gone(one, String::new())).clear();
+    // It knows none, and may go on for a while.
+    let two = scene.warm(2, 1);
+    scene.submit(2, 1, false, false).clear();
+    assert_eq!(scene.event(Event::Cancel(RequestId(4))), [canceled(4)]);
+    assert_eq!(scene.tick(30 * SECOND), [Effect::Kill(two, StopReason::Hung)]);
+    // Or not at all.
+    let mut scene = Scene::new(PoolLimits { finish_max: Duration::ZERO, ..limits() });
+    let one = scene.warm(1, 1);
+    scene.submit(1, 1, false, false).clear();
+    let effects = scene.event(Event::Cancel(RequestId(2)));
+    assert_eq!(effects, [canceled(2), Effect::Kill(one, StopReason::Hung)]);
+}
+
+#[test]
+fn idle_workers_are_frozen_then_stopped() {
+    let mut scene = Scene::new(limits());
+    let one = scene.warm(1, 1);
+    assert_eq!(scene.tick(5 * SECOND), [Effect::Freeze(one)]);
+    assert_eq!(scene.tick(SECOND), []);
+    assert_eq!(scene.submit(1, 1, false, false), [Effect::Thaw(one), assign(2, one, 0, 0)]);
+    scene.event(Event::Answered(one, 0)).clear();
+    scene.event(Event::Released(one, 0)).clear();
+    scene.tick(5 * SECOND).clear();
+    let ttl = scene.machine.due(scene.now).unwrap() - scene.now;
+    let stop = Effect::Stop(one, StopReason::Idle(15 * 60 * SECOND));
+    assert_eq!(scene.tick(ttl), [Effect::Thaw(one), stop]);
+}
+
+#[test]
+fn memory_takes_idle_ones_first_the_largest_of_them_first() {
+    let mut scene = Scene::new(PoolLimits { memory_bytes_max: Some(100), ..limits() });
+    let [busy, small, large] = [1, 2, 3].map(|family| scene.warm(family, 1));
+    scene.submit(1, 1, false, false).clear();
+    assert_eq!(scene.event(Event::Memory(busy, 60)), []);
+    assert_eq!(scene.event(Event::Memory(small, 10)), []);
+    let effects = scene.event(Event::Memory(large, 50));
+    assert!(matches!(effects[..], [Effect::Stop(id, StopReason::MemoryPressure { .. })] if id == large));
+    assert_eq!(scene.submit(4, 1, false, false), [], "nothing is added while it is full");
+    assert_eq!(scene.event(Event::Gone(large, String::new())), [start(4, 5)]);
+    let effects = scene.event(Event::Memory(busy, 160));
+    assert!(matches!(effects[..], [Effect::Stop(id, _)] if id == small), "{effects:?}");
+    assert_eq!(scene.event(Event::Answered(busy, 0)), [end(4, RequestEnd::Answered)]);
+    let effects = scene.event(Event::Released(busy, 0));
+    assert!(matches!(effects[..], [Effect::Stop(id, _)] if id == busy), "{effects:?}");
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_breaks_the_worker() {
+    let mut scene = Scene::new(limits());
+    let one = scene.warm(1, 1);
+    let effects = scene.event(Event::Answered(one, 7));
+    assert!(matches!(effects[..], [Effect::Kill(_, StopReason::Broken(_))]), "{effects:?}");
+    assert_eq!(scene.event(Event::Answered(one, 0)), [], "what it says now counts for nothing");
+}
+
+#[test]
+fn what_cannot_be_started_fails_those_who_wait_for_it() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, false, false).clear();
+    let why = || "no such program".to_owned();
+    let effects = scene.event(Event::StartFailed(WorkerId(1), why()));
+    assert_eq!(effects, [end(1, RequestEnd::StartFailed(why()))]);
+}
+
+#[test]
+fn draining_ends_all() {
+    let mut scene = Scene::new(limits());
+    let idle = scene.warm(1, 1);
+    let busy = scene.warm(2, 1);
+    scene.submit(2, 1, false, false).clear();
+    scene.submit(3, 1, false, false).clear();
+    let effects = scene.event(Event::Drain);
+    assert_eq!(effects, [end(4, RequestEnd::Draining), Effect::Stop(idle, StopReason::Cleared)]);
+    assert_eq!(scene.submit(1, 1, false, false), [end(5, RequestEnd::Draining)]);
+    scene.event(Event::Answered(busy, 0)).clear();
+    assert_eq!(scene.event(Event::Released(busy, 0)), [Effect::Stop(busy, StopReason::Cleared)]);
+}

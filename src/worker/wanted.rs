@@ -1,0 +1,137 @@
+//! What an action's platform properties say of workers, in every dialect that clients speak.
+//!
+//! | property | from | meaning |
+//! |---|---|---|
+//! | `persistentWorkerKey` | Bazel, Buck2, BuildBuddy, Buildfarm | a worker is wanted; a part of its key |
+//! | `persistent-workers=true`, `supports-workers=1`, `supports-multiplex-workers=1` | BuildBuddy, NativeLink, Bazel | it is wanted |
+//! | `persistentWorkerProtocol`, `requires-worker-protocol` | Bazel, NativeLink | `proto` (the default) or `json` |
+//! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several requests at a time, each in a directory of its own |
+//! | `supports-worker-cancellation=1` | Bazel | it answers cancels |
+//! | the others of [`NAMES`] | | accepted, without effect |
+//!
+//! Pure. A worker that takes several requests but has no directories for them gets one at a time: each sees its own
+//! inputs and no others.
+
+use super::wire::Protocol;
+
+/// All of these speak of workers, and of nothing that a machine has or has not: they are not matched with what it offers.
+pub const NAMES: [&str; 17] = [
+    "persistentWorkerKey",
+    "persistentWorkerProtocol",
+    "persistentWorkerTool",
+    "persistentWorkerCommand",
+    "persistent-worker-key",
+    "persistent-worker-protocol",
+    "persistent-workers",
+    "supports-workers",
+    "supports-multiplex-workers",
+    "supports-multiplex-sandboxing",
+    "supports-worker-cancellation",
+    "requires-worker-protocol",
+    "recycle-runner",
+    "preserve-workspace",
+    "clean-workspace-inputs",
+    "nonroot-workspace",
+    "worker-key-mnemonic",
+];
+
+/// The worker that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How it is spoken with.
+    pub protocol: Protocol,
+    /// The client's own key.
+    pub declared: Option<String>,
+    /// Whether it takes several requests, each in a directory of its own.
+    pub multiplex: bool,
+    /// Whether it answers cancels.
+    pub cancels: bool,
+    /// Its kind, if the client says so.
+    pub mnemonic: Option<String>,
+}
+
+/// Reads the properties; `None`: no worker is asked for.
+///
+/// # Errors
+/// Why the one that is asked for cannot be had.
+pub fn wanted(properties: &[(String, String)]) -> Result<Option<Wanted>, String> {
+    let find = |names: &[&str]| {
+        let named =
+            properties.iter().find(|(name, _)| names.iter().any(|known| name.eq_ignore_ascii_case(known)));
+        named.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    };
+    let is_on = |name: &str| find(&[name]) == Some("1");
+    let declared = find(&["persistentWorkerKey", "persistent-worker-key"]).map(str::to_owned);
+    let asked = declared.is_some()
+        || find(&["persistent-workers"]).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        || is_on("supports-workers")
+        || is_on("supports-multiplex-workers");
+    if !asked {
+        return Ok(None);
+    }
+    let protocol =
+        find(&["persistentWorkerProtocol", "persistent-worker-protocol", "requires-worker-protocol"]);
+    let protocol = match protocol {
+        None | Some("proto") => Protocol::Proto,
+        Some("json") => Protocol::Json,
+        Some(other) => {
+            let other: String = other.chars().take(80).collect();
+            return Err(format!("worker protocol {other:?} is unknown: `proto` and `json` can be had"));
+        }
+    };
+    Ok(Some(Wanted {
+        protocol,
+        declared,
+        multiplex: is_on("supports-multiplex-workers") && is_on("supports-multiplex-sandboxing"),
+        cancels: is_on("supports-worker-cancellation"),
+        mnemonic: find(&["worker-key-mnemonic"]).map(|name| name.chars().take(80).collect()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(pairs: &[(&str, &str)]) -> Result<Option<Wanted>, String> {
+        let owned: Vec<_> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        wanted(&owned)
+    }
+
+    #[test]
+    fn every_dialect_asks_for_a_worker() {
+        for pair in [
+            ("persistentWorkerKey", "abc"),
+            ("PERSISTENTWORKERKEY", "abc"),
+            ("persistent-workers", "true"),
+            ("supports-workers", "1"),
+            ("supports-multiplex-workers", "1"),
+        ] {
+            let wanted = ask(&[pair]).unwrap().unwrap();
+            assert_eq!((wanted.protocol, wanted.multiplex, wanted.cancels), (Protocol::Proto, false, false));
+        }
+        for pair in [
+            ("supports-workers", "0"),
+            ("supports-workers", "true"),
+            ("persistent-workers", "false"),
+            ("persistentWorkerKey", ""),
+            ("persistentWorkerProtocol", "json"),
+            ("recycle-runner", "true"),
+        ] {
+            assert_eq!(ask(&[pair]), Ok(None), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn protocols_and_modes() {
+        let key = ("persistentWorkerKey", "k");
+        let json = ask(&[key, ("persistentWorkerProtocol", "json")]).unwrap().unwrap();
+        assert_eq!((json.protocol, json.declared.as_deref()), (Protocol::Json, Some("k")));
+        assert!(ask(&[key, ("requires-worker-protocol", "smoke")]).unwrap_err().contains("\"smoke\""));
+        let multiplex = ("supports-multiplex-workers", "1");
+        assert!(!ask(&[key, multiplex]).unwrap().unwrap().multiplex, "there is no directory for each");
+        let both = ask(&[key, multiplex, ("supports-multiplex-sandboxing", "1")]).unwrap().unwrap();
+        assert!(both.multiplex);
+        assert!(ask(&[key, ("supports-worker-cancellation", "1")]).unwrap().unwrap().cancels);
+    }
+}
