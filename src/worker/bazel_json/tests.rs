@@ -121,8 +121,9 @@ proptest! {
         prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
         let read: Value = serde_json::from_slice(&line).unwrap();
         let argument = |value: &Value| value.as_str().unwrap().to_owned();
-        let read_arguments: Option<Vec<String>> = read.get("arguments").map(|list| list.as_array().unwrap().iter().map(argument).collect());
-        prop_assert_eq!(read_arguments.unwrap_or_default(), arguments);
+        let list = read.get("arguments").map(|list| list.as_array().unwrap().clone()).unwrap_or_default();
+        let read_arguments: Vec<String> = list.iter().map(argument).collect();
+        prop_assert_eq!(read_arguments, arguments);
         prop_assert_eq!(read.get("requestId").map_or(0, |id| id.as_i64().unwrap()), i64::from(request_id));
     }
 }
