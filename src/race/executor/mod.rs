@@ -378,7 +378,6 @@ impl Executor for Racing {
         watch.started(&crate::action::Timeline { queued: Some(job.queued), ..Default::default() });
         let once = Arc::new(Once { told: AtomicBool::new(false), started: Mutex::new(None) });
         let (finished, stash) = self.race(job, cancel, &once, &choice);
-        self.course.totals.add(&finished.report);
         self.learn(&key, &finished.report);
         let winner = finished.report.winner();
         let execution = self.conclude(job, finished, &stash);
