@@ -13,6 +13,7 @@ pub mod keep;
 pub mod reexec;
 pub mod run;
 pub mod run_args;
+mod run_remote;
 pub mod serve;
 pub mod serve_args;
 mod serve_race;
