@@ -20,6 +20,7 @@ mod planting;
 mod poisoning;
 mod refusals;
 mod starting;
+mod workers;
 
 use client::Client;
 use daemon::{Daemon, Home};
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
         outputs::SHARED,
         merging::SHARED,
     ];
-    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, deaths()];
+    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, workers::ALONE, deaths()];
     let mut trials = Vec::new();
     for (name, test) in alone.into_iter().flatten() {
         let test = *test;
