@@ -2,8 +2,9 @@
 //!
 //! | property | from | meaning |
 //! |---|---|---|
-//! | `persistentWorkerKey` | Bazel, Buck2, BuildBuddy, Buildfarm | a worker is wanted; a part of its key |
-//! | `persistent-workers=true`, `supports-workers=1`, `supports-multiplex-workers=1` | BuildBuddy, NativeLink, Bazel | it is wanted |
+//! | `persistentWorkerKey` | Bazel, Buck2, BuildBuddy, … | a worker is wanted; a part of its key |
+//! | `persistent-workers=true` | BuildBuddy | it is wanted |
+//! | `supports-workers=1`, `supports-multiplex-workers=1` | NativeLink, Bazel | it is wanted |
 //! | `persistentWorkerProtocol`, `requires-worker-protocol` | Bazel, NativeLink | `proto` (the default) or `json` |
 //! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several requests at a time, each in a directory of its own |
 //! | `supports-worker-cancellation=1` | Bazel | it answers cancels |
@@ -14,7 +15,7 @@
 
 use super::wire::Protocol;
 
-/// All of these speak of workers, and of nothing that a machine has or has not: they are not matched with what it offers.
+/// All of these speak of workers, and of nothing that a machine has or has not: they are not matched with its offer.
 pub const NAMES: [&str; 17] = [
     "persistentWorkerKey",
     "persistentWorkerProtocol",
