@@ -259,7 +259,7 @@ fn parent_of(pid: i32) -> Option<i32> {
     text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-fn process_clock(pid: i32) -> Option<u64> {
+pub(super) fn process_clock(pid: i32) -> Option<u64> {
     let now = clock_getcpuclockid(Pid::from_raw(pid)).ok()?.now().ok()?;
     let seconds = u64::try_from(now.tv_sec()).ok()?;
     Some(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).ok()?)

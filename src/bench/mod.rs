@@ -15,6 +15,7 @@ pub mod crowd;
 pub mod error;
 pub mod filesystem;
 pub mod handoff;
+pub mod ipc;
 pub mod peers;
 pub mod prepared;
 pub mod progress;

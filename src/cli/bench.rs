@@ -1,6 +1,7 @@
 //! `fulgurite bench` and `fulgurite demo`: measuring, and showing.
 use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
+use crate::bench::ipc::{IpcBench, run as bench_ipc, table as ipc_table};
 use crate::bench::prepared::RootState;
 use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
@@ -33,6 +34,25 @@ pub enum BenchWhat {
     Stage(StageBenchArgs),
     /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on filesystems made for it
     Handoff(HandoffBenchArgs),
+    /// Echo requests to 1 to 1,000 workers over io_uring and epoll, beside bare pipes
+    Ipc(IpcBenchArgs),
+}
+
+/// What `bench ipc` takes.
+#[derive(Args, Debug)]
+pub struct IpcBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Workers that are connected
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+    pub workers: Vec<usize>,
+    /// Requests of a block
+    #[arg(long, value_name = "COUNT", default_value_t = 500)]
+    pub requests: usize,
+    /// Blocks of each case
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub rounds: usize,
 }
 
 /// What `bench reapi` takes.
@@ -207,6 +227,16 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             };
             let report = in_sandboxes(|runtime| bench_handoff(runtime, &wanted))?;
             (table(&report), report, args.json)
+        }
+        BenchWhat::Ipc(args) => {
+            let wanted = IpcBench {
+                workers: args.workers.clone(),
+                requests: args.requests,
+                rounds: args.rounds,
+                progress: !args.json,
+            };
+            let report = in_sandboxes(|runtime| bench_ipc(runtime, &wanted))?;
+            (ipc_table(&report), report, args.json)
         }
         // The daemon has sandboxes of its own; what is mounted for it shall be seen by nobody else.
         BenchWhat::Reapi(args) => shown(in_sandboxes(|_| bench_reapi(&reapi(args)))?, args.json),

@@ -6,7 +6,8 @@
 //!                     │ whoever waited is gone
 //!                     └──────────────► kept by the ring until the completion, then freed
 //! ```
-//! Invariants: while the kernel may touch the bytes, nobody else can: `Lent` owns them and gives no access. It also owns
+//! Invariants: while the kernel may touch the bytes, nobody else can: `Lent` owns them and gives no access. It also
+//! owns
 //! a share of the descriptor, so that its number cannot come to mean another file meanwhile. The bytes stand on the
 //! heap and do not move when `Lent` does. All of a buffer is initialized at any time.
 

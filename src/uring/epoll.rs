@@ -1,7 +1,7 @@
 //! The same operations by epoll, through tokio: for where io_uring cannot be had.
 //!
-//! Invariants: descriptors are non-blocking; a writer is registered only while it has to wait, so that a peer that reads
-//! wakes nobody for nothing.
+//! Invariants: descriptors are non-blocking; a writer is registered only while it has to wait, so that a peer that
+//! reads wakes nobody for nothing.
 
 #![allow(unsafe_code)]
 

@@ -54,6 +54,7 @@ pub trait Sink: Send + Sync {
     /// Some came.
     fn bytes(&self, bytes: &[u8]);
 
-    /// No more will come: the other end was closed, or reading failed. Not called after the [`super::Drain`] was dropped.
+    /// No more will come: the other end was closed, or reading failed. Not called after the [`super::Drain`] was
+    /// dropped.
     fn ended(&self, _how: std::io::Result<()>) {}
 }

@@ -100,8 +100,8 @@ impl Ipc {
     /// Starts the thread. Cheap enough to be done once a program, not once a worker.
     ///
     /// # Errors
-    /// [`IpcError::Refused`] where io_uring alone would do and cannot be had, [`IpcError::Start`] where there are not even
-    /// descriptors for epoll.
+    /// [`IpcError::Refused`] where io_uring alone would do and cannot be had, [`IpcError::Start`] where there are not
+    /// even descriptors for epoll.
     pub fn start(choice: Choice) -> Result<Ipc, IpcError> {
         Ipc::start_with(choice, REGISTERED_MAX).map(|(ipc, _)| ipc)
     }
@@ -202,8 +202,8 @@ impl Channel {
         self.line.send(message)
     }
 
-    /// Closes both directions and drops what is queued. No event comes any more, but for one that the thread is telling at
-    /// this moment. Again does nothing.
+    /// Closes both directions and drops what is queued. No event comes any more, but for one that the thread is
+    /// telling at this moment. Again does nothing.
     pub fn close(&self) {
         self.line.hang_up();
     }

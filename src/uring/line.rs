@@ -12,9 +12,9 @@
 //!
 //!   any ── close, end of the other side, failure ──► closed
 //! ```
-//! Invariants: bytes are written in the order of the sends, by the sender only while nothing is queued or being written;
-//! `waiting_bytes` counts what was taken and not yet written; a closed line has no writer, so that the worker's standard
-//! input ends as soon as the task has let go of its share.
+//! Invariants: bytes are written in the order of the sends, by the sender only while nothing is queued or being
+//! written; `waiting_bytes` counts what was taken and not yet written; a closed line has no writer, so that the
+//! worker's standard input ends as soon as the task has let go of its share.
 
 use super::SendError;
 use super::limits::{BATCH_BYTES, QUEUED_BYTES_MAX, QUEUED_MESSAGES_MAX};

@@ -5,8 +5,8 @@
 //!                      └─ queue ──► ipc thread ── write ──┘                  else
 //!   Listener::event ◄── Message ◄── Framing ◄── read ◄──┘
 //! ```
-//! The only code that names tokio-uring or io-uring; the rest of the program sees a handle that is `Send`. Where io_uring
-//! is refused, the same tasks run over epoll.
+//! The only code that names tokio-uring or io-uring; the rest of the program sees a handle that is `Send`. Where
+//! io_uring is refused, the same tasks run over epoll.
 //!
 //! Invariants: whatever a peer does or leaves undone blocks neither the thread nor another peer; queues are bounded
 //! ([`limits`]); buffers and descriptors that the kernel uses belong to the operation until it has ended ([`buffer`]).

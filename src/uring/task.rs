@@ -1,8 +1,8 @@
 //! The tasks of the thread: one for each channel, drain and wait.
 //!
 //! Invariants: a task ends when its descriptor does, when its handle is dropped, or on a failure, and then it holds
-//! nothing any more; a listener hears at most one event that is not a message, as the last one; one task reads a bounded
-//! amount before others get their turn.
+//! nothing any more; a listener hears at most one event that is not a message, as the last one; one task reads a
+//! bounded amount before others get their turn.
 
 use super::buffer::Buffer;
 use super::framing::{Event, Framing, Listener, Sink};
