@@ -1,8 +1,8 @@
 //! How much memory processes use, from proc: for hosts whose cgroups do not count it.
 use std::path::PathBuf;
 
-/// Processes that are looked at; what a sandbox has beyond is not counted. More than any worker has, and few enough that
-/// a fork bomb does not keep the caller.
+/// Processes that are looked at; what a sandbox has beyond is not counted. More than any worker has, and few enough
+/// that a fork bomb does not keep the caller.
 const PROCESSES_MAX: usize = 1024;
 
 /// Bytes that `pid` and all that descend from it use: the share of each (`Pss`), or its resident set where that cannot

@@ -5,8 +5,9 @@
 //!            └─► Outcome: it could not be executed                 └ dropped: the sandbox is destroyed
 //! ```
 //! [`Hosted::swap`] puts another mount at /work *under* the live process: whoever stands at /work (or at the directory
-//! below it that the worker was started in) stands in the new mount afterwards; see [`crate::init::hosted`] for how, and
-//! for what is not moved. All methods may be called from any thread; changes of the view are made one after the other.
+//! below it that the worker was started in) stands in the new mount afterwards; see [`crate::init::hosted`] for how,
+//! and for what is not moved. All methods may be called from any thread; changes of the view are made one after the
+//! other.
 //!
 //! What is on the wire: requests go over the control socket of the sandbox's init, answers come back over a socket of
 //! their own, so that whatever comes on [`Hosted::control`] says that the worker is over. The worker's own streams are
@@ -148,7 +149,8 @@ fn refused(end: End) -> Outcome {
     Outcome { end, quiet: true, ..Outcome::lost("") }
 }
 
-/// What a worker needs beyond an action: a directory that can be followed, and no wall that cannot. Gives the directory.
+/// What a worker needs beyond an action: a directory that can be followed, and no wall that cannot. Gives the
+/// directory.
 fn check(action: &Action<'_>, sandbox: &Sandbox) -> Result<CString, Box<End>> {
     let refuse = |why: &str, hint: Option<&str>| {
         Box::new(End::Refused { why: why.to_owned(), hint: hint.map(str::to_owned) })
@@ -211,7 +213,8 @@ impl Hosted {
         format!("_w/{slot}")
     }
 
-    /// The spec of a sandbox for workers: without landlock, unless that is required, which no worker can be hosted under.
+    /// The spec of a sandbox for workers: without landlock, unless that is required, which no worker can be hosted
+    /// under.
     #[must_use]
     pub fn spec(spec: &SandboxSpec) -> SandboxSpec {
         let mut spec = spec.clone();
@@ -221,9 +224,9 @@ impl Hosted {
         spec
     }
 
-    /// Puts the detached mount `view` at /work, in place of what is there, which is detached with all below it. Everyone
-    /// of the worker's processes that stands at /work, or in the directory that the worker was started in, stands in the
-    /// new view then. `view` must have that directory.
+    /// Puts the detached mount `view` at /work, in place of what is there, which is detached with all below it.
+    /// Everyone of the worker's processes that stands at /work, or in the directory that the worker was started in,
+    /// stands in the new view then. `view` must have that directory.
     ///
     /// # Errors
     /// [`HostedError`].
@@ -264,9 +267,10 @@ impl Hosted {
         self.ask("detach the view of a request", None, |ticket| ToInit::Detach { ticket, slot })
     }
 
-    /// Makes the view at /work read-only, with all below it, if nobody can write to it: no file of it is open for writing
-    /// or mapped writable and shared, in whatever process. From `true` on nobody can change the view's layer any more,
-    /// also not by a descriptor of it that is kept. To be asked while the view is there: not after the next swap.
+    /// Makes the view at /work read-only, with all below it, if nobody can write to it: no file of it is open for
+    /// writing or mapped writable and shared, in whatever process. From `true` on nobody can change the view's layer
+    /// any more, also not by a descriptor of it that is kept. To be asked while the view is there: not after the next
+    /// swap.
     ///
     /// # Errors
     /// [`HostedError`].
@@ -393,6 +397,12 @@ impl Hosted {
         cgroup.map_or(Ok(false), |cgroup| Ok(cgroup.thaw()?))
     }
 
+    /// Whether all of them have stopped; `None` where the kernel does not say.
+    #[must_use]
+    pub fn is_frozen(&self) -> Option<bool> {
+        self.lease.sandbox()?.seat().cgroup.as_ref().ok()?.frozen()
+    }
+
     /// Memory that the worker uses now: what its cgroup counts, page cache included; without that, the sum of what its
     /// processes use. `None` where neither can be had.
     #[must_use]
@@ -408,8 +418,8 @@ impl Hosted {
         self.lease.sandbox()
     }
 
-    /// Ends the worker: SIGTERM, and SIGKILL to all that is left after `grace` (zero: at once). Returns when all is quiet.
-    /// Whoever holds the worker's standard input closes it before.
+    /// Ends the worker: SIGTERM, and SIGKILL to all that is left after `grace` (zero: at once). Returns when all is
+    /// quiet. Whoever holds the worker's standard input closes it before.
     #[must_use]
     pub fn stop(self, grace: Duration) -> (Outcome, Lease) {
         // What is frozen hears nothing; where there is no freezer, nothing is.

@@ -201,7 +201,7 @@ impl Sandbox {
         outcome
     }
 
-    /// The run is over: only a sandbox that is quiet can be reset. From here on, killers of the run do nothing any more.
+    /// The run is over: only a sandbox that is quiet can be reset. From here on, killers of the run do nothing.
     pub(crate) fn settle(&mut self, outcome: &Outcome) {
         self.next_generation();
         if outcome.quiet && !matches!(outcome.end, End::Lost { .. }) {

@@ -267,8 +267,8 @@ impl Slot {
         self.meter.usage()
     }
 
-    /// Memory in use now, in bytes, page cache included: of the action on v2, of the init too on v1. `None`: not counted
-    /// here.
+    /// Memory in use now, in bytes, page cache included: of the action on v2, of the init too on v1. `None`: not
+    /// counted here.
     pub fn memory_bytes(&self) -> Option<u64> {
         if let Some(v2) = self.v2.as_ref().filter(|v2| v2.action.leaf.has("memory.current")) {
             return parse::number(&v2.action.leaf.read("memory.current").ok()?);

@@ -12,8 +12,8 @@
 //! caller's root. So init makes the old view its root for the length of one call.
 //!
 //! Invariants: no allocation, lock or panic; a step that fails before anybody has moved is taken back, and the worker
-//! has the view that it had; one that fails later leaves the view *broken*, and the worker is killed; init is at its own
-//! root again whatever happens, or ends, and everything with it.
+//! has the view that it had; one that fails later leaves the view *broken*, and the worker is killed; init is at its
+//! own root again whatever happens, or ends, and everything with it.
 //!
 //! Limits: a process in a directory below (other than the one that the worker was started in), or with a descriptor of
 //! the old view, keeps it; what it can write there ends with the seal, which must come before the view goes:

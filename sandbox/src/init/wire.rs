@@ -20,8 +20,8 @@ pub const RUN_WITH_TERMINAL: u32 = 2;
 /// Run: the action is a worker that stays; the socket for answers comes along as the last descriptor.
 pub const RUN_HOSTED: u32 = 4;
 
-/// Places for views beside each other, `/work/_w/0` and so on. Bounds what init keeps open for them; no multiplex worker
-/// is given more requests at once (Bazel gives 8, a build at most as many as it has jobs).
+/// Places for views beside each other, `/work/_w/0` and so on. Bounds what init keeps open for them; no multiplex
+/// worker is given more requests at once (Bazel gives 8, a build at most as many as it has jobs).
 pub const SLOTS_MAX: u32 = 256;
 
 const LENGTH: usize = 96;

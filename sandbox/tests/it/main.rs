@@ -30,6 +30,7 @@ mod starting;
 mod victim;
 mod views;
 mod work;
+mod workers;
 
 use fixture::Fixture;
 use fulgurite_sandbox::host;
@@ -91,6 +92,7 @@ fn all_tests() -> impl Iterator<Item = Test> {
         faults::tests(),
         pools::tests(),
         hosted::tests(),
+        workers::tests(),
         crashes::tests(),
         starting::tests(),
         snapshots::tests(),

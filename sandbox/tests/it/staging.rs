@@ -139,6 +139,11 @@ impl Worker {
     /// Has it do something; its answer, which is empty if it has ended.
     pub fn ask(&mut self, line: &str) -> Result<String, Failed> {
         self.tell(line)?;
+        self.hear()
+    }
+
+    /// The next line that it says; empty if it has ended.
+    pub fn hear(&mut self) -> Result<String, Failed> {
         let mut answer = String::new();
         self.stdout.read_line(&mut answer)?;
         Ok(answer.trim_end().to_owned())

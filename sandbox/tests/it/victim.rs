@@ -33,6 +33,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
             Ok(Sandbox::create(runtime, template)?)
         }),
         ["starting"] => starting(),
+        ["hosting"] => hosting(),
         ["sweep"] => sweep(),
         ["stop"] => stop(),
         ["threads"] => with_threads(),
@@ -109,6 +110,12 @@ fn starting() -> Played {
     let (runtime, template) = start()?;
     let _sandbox = Sandbox::create(&runtime, &template)?;
     wait_for_the_end()
+}
+
+/// Hosts a worker and changes its view until it is killed.
+fn hosting() -> Played {
+    let runtime = Arc::new(Runtime::start(&options())?);
+    crate::workers::host_until_killed(&runtime, &spec(), || say("ready"))
 }
 
 /// Only starts and stops, which removes what others left.
