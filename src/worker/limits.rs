@@ -56,9 +56,6 @@ pub const BUCK2_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// concurrency that rules declare, and then some.
 pub const BUCK2_IN_FLIGHT_MAX: usize = 1024;
 
-/// Commands of one stream that wait to be written: the connection's own window is the next buffer.
-pub const BUCK2_QUEUE_MAX: usize = 16;
-
 /// Headers of one answer; a status message is among them.
 pub const BUCK2_HEADER_BYTES_MAX: u32 = 32 << 10;
 

@@ -121,8 +121,9 @@ proptest! {
         prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
         let read: Value = serde_json::from_slice(&line).unwrap();
         let argument = |value: &Value| value.as_str().unwrap().to_owned();
-        let read_arguments = read.get("arguments").map(|list| list.as_array().unwrap().iter().map(argument).collect());
-        prop_assert_eq!(read_arguments.unwrap_or(Vec::new()), arguments);
+        let list = read.get("arguments").map(|list| list.as_array().unwrap().clone()).unwrap_or_default();
+        let read_arguments: Vec<String> = list.iter().map(argument).collect();
+        prop_assert_eq!(read_arguments, arguments);
         prop_assert_eq!(read.get("requestId").map_or(0, |id| id.as_i64().unwrap()), i64::from(request_id));
     }
 }
@@ -146,7 +147,11 @@ fn prints_as_protocol_buffers_do() {
             sandbox_dir: "_w/1".to_owned(),
         },
         // echo -n 0a1b | base64
-        r#"{"arguments":["-a","say \"é\"\n"],"inputs":[{"path":"A.java","digest":"MGExYg=="},{"path":"B.java"}],"requestId":7,"verbosity":10,"sandboxDir":"_w/1"}"#,
+        concat!(
+            r#"{"arguments":["-a","say \"é\"\n"],"#,
+            r#""inputs":[{"path":"A.java","digest":"MGExYg=="},{"path":"B.java"}],"#,
+            r#""requestId":7,"verbosity":10,"sandboxDir":"_w/1"}"#
+        ),
     );
     check(
         &WorkRequest { request_id: 7, cancel: true, ..WorkRequest::default() },
