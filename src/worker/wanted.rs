@@ -6,7 +6,7 @@
 //! | `persistent-workers=true` | BuildBuddy | it is wanted |
 //! | `supports-workers=1`, `supports-multiplex-workers=1` | NativeLink, Bazel | it is wanted |
 //! | `persistentWorkerProtocol`, `requires-worker-protocol` | Bazel, NativeLink | `proto` (the default) or `json` |
-//! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several requests at a time, each in a directory of its own |
+//! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several at a time, each in a directory of its own |
 //! | `supports-worker-cancellation=1` | Bazel | it answers cancels |
 //! | the others of [`NAMES`] | | accepted, without effect |
 //!

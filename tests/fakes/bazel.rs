@@ -140,7 +140,7 @@ fn bytes_on_stdout_are_as_bad_as_promised() {
     let check = |fault: &str, proto: &[u8], json: &[u8]| {
         each(&[fault], |wire, worker, _| {
             let wanted = if wire == Wire::Proto { proto } else { json };
-            worker.send(&request(3, &[]));
+            worker.send(&request(3, &["--say=x"]));
             assert_eq!(worker.bytes(wanted.len()), wanted, "{fault} {wire:?}");
             assert!(worker.is_alive() || fault == "truncated", "{fault} {wire:?}");
         });
@@ -164,6 +164,7 @@ fn bytes_on_stdout_are_as_bad_as_promised() {
         b"\x13\x12\x0fbefore \xfe\xfe after\x18\x03",
         b"{\"exitCode\":0,\"output\":\"before \xfe",
     );
+    check("half", &[6, 0x12, 2], b"{\"exitCode\":");
     check("junk-at-start", b"Welcome to the compiler!\n", b"Welcome to the compiler!\n");
 }
 
