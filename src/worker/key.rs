@@ -221,7 +221,8 @@ mod tests {
     #[test]
     fn every_part_makes_another_worker() {
         let key = WorkerKey::of(&parts());
-        let changes: [(&str, fn(&mut KeyParts)); 14] = [
+        type Change = (&'static str, fn(&mut KeyParts));
+        let changes: [Change; 14] = [
             ("tenant", |parts| parts.tenant = "other".to_owned()),
             ("flag", |parts| parts.startup[1] = "-J-Xmx2g".to_owned()),
             ("split of arguments", |parts| {
