@@ -90,6 +90,8 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
         "What becomes of an action whose worker crashed: retry is once, on a fresh worker; one-shot is after that";
     "worker.cache" => worker.cache,
         "Which results of workers are cached; keyed: those of workers whose tools the client marked or declared";
+    "worker.view" => worker.view,
+        "What workers see: each request's own view in its time, or one directory that is changed for each";
     "worker.ipc" => worker.ipc, "By what workers are talked to";
 };
 

@@ -37,7 +37,7 @@ pub use resolve::{FlagSetting, Printed, Resolved, Sources};
 pub use tokens::{Tokens, TokensError};
 pub use value::{
     Bytes, CacheWriters, Durability, HandoffMode, IpcChoice, Listen, LogFilter, MilliCores, NetworkPolicy,
-    OnCrash, Properties, StageMode, WorkerCache,
+    OnCrash, Properties, StageMode, WorkerCache, WorkerView,
 };
 pub use worker::Worker;
 

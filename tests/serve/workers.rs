@@ -18,6 +18,7 @@ pub const ALONE: &[Alone] = &[
     ("workers::w9_another_tool_is_another_worker", another_tool),
     ("workers::w10_w11_what_is_not_asked_for_is_not_there", not_asked_for),
     ("workers::w15_each_request_sees_its_own_inputs", own_inputs),
+    ("workers::a_shared_view_has_the_inputs_of_one_request", shared_view),
     ("workers::w6_w8_a_crash_costs_one_action", crashes),
     ("workers::what_is_no_response_costs_one_action", nonsense),
     ("workers::w08_a_hang_ends_at_the_deadline", hangs),
@@ -211,6 +212,43 @@ fn own_inputs() {
                 let handoff = details(&result).handoff.unwrap();
                 assert_eq!((handoff.copied, handoff.bytes_copied), (0, 0), "{handoff:?}");
             }
+        }
+    });
+}
+
+fn shared_view() {
+    with(&["--set", "worker.view=shared", "--set", "worker.per_key_max=1"], |client, _| {
+        for wire in WIRES {
+            let (mut inode, mut uuid) = (Value::Null, Value::Null);
+            for name in ["one", "two", "three"] {
+                let orders =
+                    ["--list=.", "--stat=kept", "--write=out/file=done", "--write=junk=x", "--output=report"];
+                let work = Work::new(wire, &[], &orders).map(|order| {
+                    let order = order.input(&format!("src/{name}"), b"x").input("kept", b"kept");
+                    order.outputs(&["out/file", "report"])
+                });
+                let result = client.succeed(&work.order);
+                let report: Value = serde_json::from_slice(&client.output(&result, "report")).unwrap();
+                let listed = report["lists"]["."].to_string();
+                assert!(listed.contains(&format!("src/{name}")) && !listed.contains("junk"), "{listed}");
+                for other in ["one", "two", "three"].iter().filter(|other| **other != name) {
+                    assert!(!listed.contains(&format!("src/{other}")), "{listed}");
+                }
+                assert_eq!(client.output(&result, "out/file"), b"done");
+                let now = report["stats"]["kept"].clone();
+                assert!(inode.is_null() || inode == now, "an input that stayed was made anew: {inode} {now}");
+                assert!(uuid.is_null() || uuid == report["uuid"], "another process");
+                (inode, uuid) = (now, report["uuid"].clone());
+            }
+            // What the worker has changed is an input again for the next.
+            let spoiled = Work::new(wire, &[], &["--write=kept=spoiled", "--symlink=/etc=src"]);
+            client.succeed(&spoiled.map(|order| order.input("kept", b"kept")).order);
+            let again = Work::new(wire, &[], &["--read=kept", "--read=src/one"])
+                .map(|order| order.input("kept", b"kept").input("src/one", b"x"));
+            let (report, _) = report(client, &again);
+            assert_eq!(report["reads"]["kept"]["text"], "kept");
+            assert_eq!(report["reads"]["src/one"]["text"], "x");
+            assert_eq!(report["uuid"], uuid);
         }
     });
 }
