@@ -2,7 +2,7 @@
 //! root before it, as Bazel's sandboxed workers have it.
 //!
 //! ```text
-//!   input root ─► there and untouched: stays (inode, times)    other or missing: copied from the store    rest: removed
+//!   input root ─► there and untouched: stays (inode, times)    other or missing: copied from the store   rest: removed
 //!   answered ─► outputs are moved out; what else was written goes before the next request
 //! ```
 //! Invariants: a file of the store is never linked into it; what a worker has changed or replaced is noticed by inode
