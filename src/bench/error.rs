@@ -47,6 +47,12 @@ pub enum BenchError {
     /// A blob could not be stored.
     #[error(transparent)]
     Cas(#[from] crate::cas::CasError),
+    /// Nothing, or too much, to simulate.
+    #[error("cannot simulate: {why}")]
+    Simulation {
+        /// What is wrong.
+        why: String,
+    },
     /// There is no place for temporary files.
     #[error("cannot mount a tmpfs for temporary files: none of {tried} can be used")]
     NoScratch {

@@ -25,6 +25,7 @@ pub mod sandbox;
 pub mod sandboxed;
 pub mod scratch;
 pub mod server;
+pub mod simulate;
 pub mod stage;
 pub mod staged;
 pub mod statistics;

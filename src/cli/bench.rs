@@ -5,8 +5,10 @@ use crate::bench::ipc::{IpcBench, run as bench_ipc, table as ipc_table};
 use crate::bench::prepared::RootState;
 use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
+use crate::bench::simulate;
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::{BenchError, Report};
+use crate::cli::simulate_args::SimulateArgs;
 use crate::demo::{DemoOptions, run as run_demo};
 use crate::failure::{Failure, put};
 use clap::{Args, Subcommand, ValueHint};
@@ -34,6 +36,8 @@ pub enum BenchWhat {
     Stage(StageBenchArgs),
     /// Outputs of 1 KiB to 1 GiB: renamed, reflinked, linked, copied, on filesystems made for it
     Handoff(HandoffBenchArgs),
+    /// A build, generated or recorded, replayed in virtual time under the policies of several build tools
+    Simulate(SimulateArgs),
     /// Echo requests to 1 to 1,000 workers over io_uring and epoll, beside bare pipes
     Ipc(IpcBenchArgs),
 }
@@ -237,6 +241,10 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             };
             let report = in_sandboxes(|runtime| bench_ipc(runtime, &wanted))?;
             (ipc_table(&report), report, args.json)
+        }
+        BenchWhat::Simulate(args) => {
+            let report = simulate::run(&args.wanted()).map_err(failed)?;
+            (simulate::table(&report), report, args.json)
         }
         // The daemon has sandboxes of its own; what is mounted for it shall be seen by nobody else.
         BenchWhat::Reapi(args) => shown(in_sandboxes(|_| bench_reapi(&reapi(args)))?, args.json),

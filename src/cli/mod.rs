@@ -5,6 +5,7 @@
 pub mod assets;
 pub mod bench;
 pub mod config;
+pub mod daemon;
 pub mod doctor;
 pub mod enter;
 pub mod explain;
@@ -14,8 +15,10 @@ pub mod run;
 pub mod run_args;
 pub mod serve;
 pub mod serve_args;
+mod serve_race;
 mod serve_workers;
 pub mod signals;
+pub mod simulate_args;
 pub mod stats;
 pub mod streams;
 
@@ -49,6 +52,10 @@ pub enum Verb {
     Config(Box<config::ConfigArgs>),
     /// Serve actions to Bazel and every other client of REAPI v2
     Serve(Box<serve_args::ServeArgs>),
+    /// Run one command by a daemon, with the flags of reclient's rewrapper
+    Rewrap(Box<daemon::RewrapArgs>),
+    /// Say what a daemon is doing
+    Status(daemon::StatusArgs),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -64,7 +71,7 @@ pub enum Verb {
 /// Runs the program; everything that goes wrong ends here.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Cli::try_parse() {
+    let result = match Cli::try_parse_from(daemon::with_long_flags(std::env::args_os())) {
         Ok(cli) => dispatch(cli.verb),
         Err(error) => return usage(&error),
     };
@@ -84,6 +91,8 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Config(args) => config::config(&args),
         Verb::Serve(args) => serve::serve(&args),
+        Verb::Rewrap(args) => daemon::rewrap(&args),
+        Verb::Status(args) => daemon::status(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

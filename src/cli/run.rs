@@ -9,7 +9,7 @@ use super::run_args::{RunArgs, RunSettings, state_dir};
 use super::signals::{BlockedSignals, Interruption};
 use super::stats::{PhaseStats, stats};
 use super::streams::Streams;
-use crate::commit::{PublishOptions, Published, publish};
+use crate::commit::{self, Durability, Journal, PublishOptions, Published, publish_unopposed};
 use crate::exec::view::{Strategy, ViewSpec};
 use crate::exec::{Executed, LocalAction, execute};
 use crate::failure::{self, Failure, tell};
@@ -31,6 +31,9 @@ use std::time::Instant;
 /// # Errors
 /// A failure of Fulgurite's own.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    if let Some(socket) = &args.daemon {
+        return super::daemon::run(args, socket.as_deref());
+    }
     let begun = Instant::now();
     let signals = BlockedSignals::block();
     // The front checks nothing itself: a list of inputs on standard input can be read only once.
@@ -43,7 +46,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     if let Some(file) = args.stats.as_deref().filter(|file| *file != Path::new("-")) {
         can_write(file).map_err(|error| stats_failure(file, error))?;
     }
-    stage::sweep_all(&settings.places).map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    recover_and_sweep(&settings)?;
     let runtime =
         Arc::new(Runtime::start(&RuntimeOptions { cgroups: cgroup_use(args, &settings), once: true })?);
     keeper.as_ref().map_or(Ok(()), Keeper::end_with_front)?;
@@ -62,6 +65,17 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         (Ok(code), Ok(())) => Ok(interruption.number().map_or(code, |n| failure::SIGNAL_BASE + n as u8)),
         (Err(failure), _) | (Ok(_), Err(failure)) => Err(failure),
     }
+}
+
+/// Finishes what a run that died was publishing, and then removes what it left.
+fn recover_and_sweep(settings: &RunSettings) -> Result<(), Failure> {
+    let failed = |error: stage::StageError| Failure::new(error.to_string()).hint(error.hint());
+    let recovered = commit::recover_all(&settings.places, Durability::Process).map_err(failed)?;
+    for line in recovered.lost.iter().chain(&recovered.torn).chain(&recovered.failed) {
+        tell(line);
+    }
+    stage::sweep_all_but(&settings.places, &recovered.needed).map_err(failed)?;
+    Ok(())
 }
 
 fn since(start: Instant) -> u64 {
@@ -219,9 +233,15 @@ fn hand_over(
         return standalone_outputs(executed, settings, root).map(|()| None);
     };
     let collected = collected.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    let options = PublishOptions { owner, limits: TreeLimits::default() };
-    let published = publish(collected, root.as_fd(), &options)
-        .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    let failed = |error: commit::PublishError| Failure::new(error.to_string()).hint(error.hint());
+    let options = PublishOptions { owner, limits: TreeLimits::default(), ..PublishOptions::default() };
+    let Some(layer) = &executed.layer else { return Ok(None) };
+    let journal = Journal::open(layer.place(), Durability::Process)
+        .map_err(|fault| Failure::new(fault.to_string()).hint(fault.hint()))?;
+    let action = settings.arguments.first().map_or(&b""[..], |command| command.to_bytes());
+    let published = publish_unopposed(collected, root.as_fd(), &journal, action, &options);
+    journal.close();
+    let published = published.map_err(failed)?;
     for leftover in &published.leftovers {
         tell(leftover);
     }

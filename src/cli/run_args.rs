@@ -81,6 +81,18 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Sandbox")]
     pub fake_root: bool,
 
+    /// Let a daemon run it, whose socket is at PATH; outputs are published by the daemon
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true)]
+    #[arg(value_hint = ValueHint::FilePath, help_heading = "Daemon")]
+    pub daemon: Option<Option<PathBuf>>,
+    /// Where the daemon runs it
+    #[arg(long, value_enum, requires = "daemon", help_heading = "Daemon")]
+    pub exec_strategy: Option<super::daemon::ExecStrategyArg>,
+    /// What kind of action it is, as CppCompile
+    #[arg(long, value_name = "NAME", default_value = "", requires = "daemon", hide_default_value = true)]
+    #[arg(help_heading = "Daemon")]
+    pub mnemonic: String,
+
     /// Variable of the command's environment
     #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Command")]
     pub variables: Vec<OsString>,

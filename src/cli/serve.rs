@@ -12,17 +12,18 @@ use super::serve_args::ServeArgs;
 use super::signals::BlockedSignals;
 use crate::cache::{ActionCache, ActionCacheOptions};
 use crate::cas::{Cas, CasOptions, Durability as StoreDurability};
+use crate::commit;
 use crate::config::{ActionLimits, CacheWriters, Config, Durability, NetworkPolicy, StageMode, Tokens};
 use crate::exec::{Allowance, Executor, Offer, Sandboxed, SandboxedOptions};
 use crate::failure::{Failure, put, tell};
 use crate::output::Spools;
 use crate::sched::SchedulerLimits;
 use crate::serve::{
-    Access, ActionCacheWriters, InstanceOptions, Listen, OfferedProperty, OfferedValues, PlatformOffer,
-    Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
+    Access, ActionCacheWriters, InstanceOptions, Listen, LocalOptions, OfferedProperty, OfferedValues,
+    PlatformOffer, Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
 };
 use crate::stage::root::{Stager, StagerOptions, Way, WayChoice};
-use crate::stage::{LayerHome, Places, sweep_all};
+use crate::stage::{LayerHome, Places, sweep_all_but};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::pool::{Pool, PoolOptions};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
@@ -165,6 +166,7 @@ impl Daemon {
             }
             false => (Arc::new(sandboxed), None),
         };
+        let executor = super::serve_race::racing(config, executor, &cas)?;
         Ok(Daemon { cas, results, pool, workers_pool, executor })
     }
 
@@ -224,7 +226,18 @@ impl Daemon {
                 ..SchedulerLimits::default()
             },
             drain_for: config.drain_timeout,
+            local: self.local(config),
         })
+    }
+
+    /// The local API is for the first instance that executes, if there is a Unix socket to come by.
+    fn local(&self, config: &Config) -> Option<LocalOptions> {
+        let has_socket = config.listen.iter().any(|place| matches!(place, crate::config::Listen::Unix(_)));
+        let (name, _) = config.instances.iter().find(|(_, instance)| instance.execution)?;
+        let uid = rustix::process::geteuid().as_raw();
+        let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
+        let (instance, cas) = (name.clone(), self.cas.clone());
+        has_socket.then_some(LocalOptions { instance, cas, places })
     }
 
     /// Gives everything back. What cannot be is found by the next start.
@@ -247,7 +260,16 @@ impl Daemon {
 fn layers(config: &Config, cas: &Cas) -> Result<LayerHome, Failure> {
     let uid = rustix::process::geteuid().as_raw();
     let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
-    match sweep_all(&places) {
+    let needed = match commit::recover_all(&places, commit::Durability::Process) {
+        Ok(recovered) => {
+            for line in recovered.lost.iter().chain(&recovered.torn).chain(&recovered.failed) {
+                tracing::warn!("{line}");
+            }
+            recovered.needed
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    match sweep_all_but(&places, &needed) {
         Ok(swept) if swept.removed > 0 => tracing::info!("{} old layers are removed", swept.removed),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "old layers cannot be removed"),

@@ -14,18 +14,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, FileType, Mode, StatxAttributes, StatxFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::error::PublishError;
 use super::limits::DIRECTORIES_OPEN_MAX;
+use super::record::Identity;
 use crate::action::ExecPath;
 use crate::stage::beneath::{self, Way};
 use crate::stage::{Fault, Owner};
 
 /// The destination tree during one publication.
-pub(super) struct Destinations<'a> {
-    root: BorrowedFd<'a>,
+#[derive(Debug)]
+pub(super) struct Destinations {
+    root: OwnedFd,
     owner: Option<Owner>,
     /// The mount of the layer: what is on the same one can be renamed.
     layer_mount: (u64, Option<u64>),
@@ -34,6 +36,7 @@ pub(super) struct Destinations<'a> {
     created: Vec<ExecPath>,
 }
 
+#[derive(Debug)]
 struct Directory {
     fd: Option<OwnedFd>,
     id: (u64, u64),
@@ -55,16 +58,11 @@ impl AsFd for Handle<'_> {
     }
 }
 
-/// What is at an output's destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum There {
-    Nothing,
-    Directory,
-    Other,
-}
-
-impl<'a> Destinations<'a> {
-    pub fn new(root: BorrowedFd<'a>, layer: BorrowedFd<'_>, owner: Option<Owner>) -> Result<Self, Fault> {
+impl Destinations {
+    pub fn new(root: BorrowedFd<'_>, layer: BorrowedFd<'_>, owner: Option<Owner>) -> Result<Self, Fault> {
+        let root = root.try_clone_to_owned().map_err(|error| {
+            Fault::new("keep", "the destination", Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+        })?;
         let layer_mount = beneath::mount_of(layer).map_err(Fault::of("inspect", "the layer"))?;
         Ok(Self { root, owner, layer_mount, directories: HashMap::new(), open: 0, created: Vec::new() })
     }
@@ -77,7 +75,7 @@ impl<'a> Destinations<'a> {
         }
         let fault = |why| in_the_way(output, why);
         let path = parent.as_ref().map_or(Path::new("."), ExecPath::as_path);
-        let opened = match beneath::open_dir_at(self.root, path, Way::NoSymlinks) {
+        let opened = match beneath::open_dir_at(self.root.as_fd(), path, Way::NoSymlinks) {
             Err(Errno::NOENT) => match &parent {
                 Some(parent) => self.create(parent),
                 None => Err(Errno::NOENT),
@@ -106,7 +104,7 @@ impl<'a> Destinations<'a> {
             return Ok(Handle::Held(fd.as_fd()));
         }
         let path = parent.as_ref().map_or(Path::new("."), ExecPath::as_path);
-        let fd = beneath::open_dir_at(self.root, path, Way::NoSymlinks)?;
+        let fd = beneath::open_dir_at(self.root.as_fd(), path, Way::NoSymlinks)?;
         let stat = rustix::fs::fstat(&fd)?;
         if (stat.st_dev, stat.st_ino) != known.id {
             return Err(Errno::STALE);
@@ -115,11 +113,11 @@ impl<'a> Destinations<'a> {
     }
 
     /// Looks at what is at `output`, and refuses what may not be replaced.
-    pub fn look(&self, output: &ExecPath, name: &CStr) -> Result<There, PublishError> {
+    pub fn look(&self, output: &ExecPath, name: &CStr) -> Result<Option<Identity>, PublishError> {
         let refuse = |why: String| PublishError::Destination { output: output.clone(), why };
         let fault = |why| in_the_way(output, why);
         let dir = self.directory(output).map_err(fault)?;
-        let Some(stat) = beneath::look(dir.as_fd(), name).map_err(fault)? else { return Ok(There::Nothing) };
+        let Some(stat) = beneath::look(dir.as_fd(), name).map_err(fault)? else { return Ok(None) };
         let kind = beneath::kind(&stat);
         if let Some(kind) = beneath::special(kind) {
             return Err(refuse(format!("{kind} is there, which no output replaces")));
@@ -135,12 +133,36 @@ impl<'a> Destinations<'a> {
         if beneath::mode(&holder).contains(Mode::SVTX) && theirs(holder.st_uid) && theirs(stat.st_uid) {
             return Err(refuse("it belongs to another user, in a directory with the sticky bit".to_owned()));
         }
-        Ok(if kind == FileType::Directory { There::Directory } else { There::Other })
+        Ok(Some(identity(&stat)))
+    }
+
+    /// The tree itself.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Syncs every directory that outputs went to.
+    pub fn sync(&self) -> Result<(), Errno> {
+        for (path, known) in &self.directories {
+            match &known.fd {
+                Some(fd) => rustix::fs::fsync(fd)?,
+                None => {
+                    let path = path.as_ref().map_or(Path::new("."), ExecPath::as_path);
+                    rustix::fs::fsync(&beneath::open_dir_at(self.root.as_fd(), path, Way::NoSymlinks)?)?;
+                }
+            }
+        }
+        for path in &self.created {
+            let above = path.parent();
+            let above = above.as_ref().map_or(Path::new("."), ExecPath::as_path);
+            rustix::fs::fsync(&beneath::open_dir_at(self.root.as_fd(), above, Way::NoSymlinks)?)?;
+        }
+        Ok(())
     }
 
     /// Makes the missing directories of `path`, one by one.
     fn create(&mut self, path: &ExecPath) -> Result<OwnedFd, Errno> {
-        let mut here = beneath::open_dir_at(self.root, Path::new("."), Way::NoSymlinks)?;
+        let mut here = beneath::open_dir_at(self.root.as_fd(), Path::new("."), Way::NoSymlinks)?;
         let mut made_of: Option<ExecPath> = None;
         for component in path.components() {
             let name = CString::new(component.as_bytes()).map_err(|_| Errno::INVAL)?;
@@ -168,11 +190,20 @@ impl<'a> Destinations<'a> {
         while let Some(path) = self.created.pop() {
             let parent = path.parent();
             let above = parent.as_ref().map_or(Path::new("."), ExecPath::as_path);
-            if let Ok(dir) = beneath::open_dir_at(self.root, above, Way::NoSymlinks) {
+            if let Ok(dir) = beneath::open_dir_at(self.root.as_fd(), above, Way::NoSymlinks) {
                 let _ = rustix::fs::unlinkat(&dir, path.file_name(), AtFlags::REMOVEDIR);
             }
         }
     }
+}
+
+/// What tells a file from another that took its name.
+pub(super) fn identity(stat: &Stat) -> Identity {
+    let mtime = match beneath::kind(stat) {
+        FileType::Directory => 0,
+        _ => stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64),
+    };
+    Identity { inode: stat.st_ino, mtime }
 }
 
 fn in_the_way(output: &ExecPath, why: Errno) -> PublishError {

@@ -23,14 +23,27 @@ pub enum PublishError {
         /// What failed.
         why: TreeError,
     },
-    /// A rename failed after others had succeeded, or the first one did.
+    /// What is to be done cannot be written down. Nothing was published.
+    #[error("cannot publish {outputs} outputs: {why}")]
+    Journal {
+        /// How many outputs wait.
+        outputs: usize,
+        /// What failed.
+        #[source]
+        why: Fault,
+    },
+    /// Outputs were published beside a command that ran straight in the tree, with no proof that it has ended and what
+    /// it left is gone. Nothing was published.
+    #[error("cannot publish into a tree that a standalone command may still write to")]
+    NotQuiet,
+    /// A rename failed, and what had been renamed before was taken back, as far as that was possible.
     #[error("cannot publish output {failed}: {why}; {}", torn(.published))]
     Torn {
         /// The output at fault.
         failed: ExecPath,
         /// What failed.
         why: Fault,
-        /// The outputs that are visible now.
+        /// The outputs that are visible all the same.
         published: Vec<ExecPath>,
     },
 }
@@ -41,14 +54,15 @@ impl PublishError {
         match self {
             Self::Destination { .. } => Some("remove what is there, or declare another path"),
             Self::Prepare { why, .. } => why.hint(),
-            Self::Torn { why, .. } => why.hint(),
+            Self::Journal { why, .. } | Self::Torn { why, .. } => why.hint(),
+            Self::NotQuiet => None,
         }
     }
 
     /// True if the tree is as it was before.
     pub fn left_untouched(&self) -> bool {
         match self {
-            Self::Destination { .. } | Self::Prepare { .. } => true,
+            Self::Destination { .. } | Self::Prepare { .. } | Self::Journal { .. } | Self::NotQuiet => true,
             Self::Torn { published, .. } => published.is_empty(),
         }
     }

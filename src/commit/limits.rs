@@ -4,5 +4,27 @@
 /// limit of open files, and above the number of directories that most actions write to.
 pub const DIRECTORIES_OPEN_MAX: usize = 256;
 
-/// Names tried for a temporary copy before giving up.
-pub const TEMPORARY_TRIES_MAX: u32 = 1000;
+/// Names tried for a slot of the journal before giving up.
+pub const NAME_TRIES_MAX: u32 = 1000;
+
+/// Bytes of one record. The longest path and its numbers are some 4 KiB, so that 16,000 outputs of the worst kind fit,
+/// and half a million usual ones.
+pub const RECORD_BYTES_MAX: usize = 64 << 20;
+
+/// Outputs that changed their way while being published, as one record may list them.
+pub const AMENDMENTS_MAX: usize = 1 << 20;
+
+/// Bytes of an action's id in a record: digests and names of targets fit.
+pub const ACTION_BYTES_MAX: usize = 256;
+
+/// Slots that are kept for the next publication; as many publish at a time on the largest machines.
+pub const SLOTS_FREE_MAX: usize = 256;
+
+/// A slot longer than this is cut when it becomes free.
+pub const SLOT_BYTES_KEPT: usize = 1 << 20;
+
+/// Slots that one recovery looks at. More than that were left by no process that respects the bounds above.
+pub const RECOVER_MAX: usize = 100_000;
+
+/// Names that are listed at a time when a directory is cleared.
+pub const CLEAR_BATCH: usize = 1024;

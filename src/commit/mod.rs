@@ -1,12 +1,18 @@
-//! Commit: sealed outputs into a user's tree.
+//! Commit: sealed outputs into a user's tree, of one branch of a race only, and all or none of them.
 //!
 //! ```text
 //!   prepare   for every output: open or create its parent; may what is there be replaced?
-//!             another filesystem: copy to .fulgurite-tmp-<pid>-<n> beside the destination
-//!      │      any failure: copies and created directories go again, nothing has been visible
-//!   publish   for every output: one renameat2
-//!      │      nothing, a file or a symlink there; no directory comes   plain: replaced atomically
-//!      │      a directory there, or one comes over something          EXCHANGE: the old one is dropped later
+//!             another filesystem: copy to .fulgurite-tmp-<tag>-<n> beside the destination
+//!             write the record of what goes where to a slot of the journal
+//!      │      any failure, or the race is lost: copies and created directories go again, nothing has been visible
+//!   claim     one compare-exchange on the race's cell: only its winner goes on            `claim`, tests/loom
+//!      │
+//!   publish   mark the record as intent; from here on whoever comes finishes it           `journal`, `recover`
+//!      │      for every output: one renameat2
+//!      │      nothing there          NOREPLACE
+//!      │      something there        EXCHANGE: the old one goes with the layer
+//!      │      a rename fails: those before it are taken back
+//!      │      mark the record as done
 //!   tidy      what was exchanged out of the destination's filesystem stays in the layer, and goes with it
 //! ```
 //!
@@ -15,21 +21,33 @@
 //! or a mount point at the output's path. A symlink there is replaced and never followed; a symlink on the
 //! way to it is refused.
 //!
-//! Invariants: only `publish` renames into a user's tree; a file is visible either old or new, never in part;
-//! after a failure to prepare the tree is as before.
+//! Invariants: only `publish` and `recover` rename into a user's tree, the former with a [`Claim`]; an output is
+//! visible either old or new, never in part; after a failure to prepare the tree is as before; after a death at any
+//! instruction and a recovery all outputs are old, or all are new.
 //!
-//! Limits: each output appears atomically, several do not appear together: a failure *between* renames, which
-//! leaves some published, is reported with their names. The journal that makes many outputs all-or-nothing
-//! across a crash comes in a later stage, and so does the claim without which nothing may be published.
-//! Nothing is synced to disk. Permission is that of this process: a daemon that publishes for another user
-//! must check that user's first.
+//! Limits: each output appears atomically, and several do not appear together: a reader may see some old and some new
+//! ones for the time of the renames, or between a death and its recovery. Where a filesystem has no EXCHANGE, a failed
+//! rename leaves files that were replaced before it, and says so. Permission is that of this process: a daemon that
+//! publishes for another user must check that user's first.
 
+mod claim;
 mod destination;
 mod error;
+mod journal;
 pub mod limits;
+mod prepare;
 mod publish;
+mod record;
+mod recover;
+mod renames;
+mod standalone;
 #[cfg(test)]
 mod tests;
 
+pub use claim::{Claim, ClaimCell, Claims, Lost, Side, State};
 pub use error::PublishError;
-pub use publish::{Handoff, PublishOptions, Published, publish};
+pub use journal::{Durability, Journal};
+pub use prepare::{Prepared, prepare};
+pub use publish::{Handoff, PublishOptions, Published, publish, publish_cleared, publish_unopposed};
+pub use recover::{Recovered, recover, recover_all};
+pub use standalone::{Cleared, clear};

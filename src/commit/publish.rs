@@ -1,21 +1,19 @@
-//! Outputs become visible: prepare all, then rename each. See [`super`] for the order and its guarantees.
+//! Outputs become visible: claimed, written down, renamed each. See [`super`] for the order and its guarantees.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Mode, RenameFlags};
 use rustix::io::Errno;
 
-use super::destination::{Destinations, There};
+use super::claim::{Claim, ClaimCell, Side};
 use super::error::PublishError;
-use super::limits::TEMPORARY_TRIES_MAX;
-use crate::action::ExecPath;
-use crate::output::{Collected, CollectedOutput, OutputKind};
-use crate::stage::beneath::{self, Way};
+use super::journal::{Durability, Journal, Slot};
+use super::prepare::{Prepared, prepare};
+use super::renames::{self, aside_name, temporary_name};
+use super::standalone::Cleared;
+use crate::failpoint::hit;
+use crate::output::Collected;
 use crate::stage::limits::TreeLimits;
-use crate::stage::replicate::{Replicator, permissions};
 use crate::stage::{Fault, Owner, TreeError, remove_tree};
 
 /// How outputs are published.
@@ -25,6 +23,10 @@ pub struct PublishOptions {
     pub owner: Option<Owner>,
     /// How much may be copied.
     pub limits: TreeLimits,
+    /// The other branch runs straight in the tree: publishing needs a proof that it is over ([`Cleared`]).
+    pub beside_standalone: bool,
+    /// Of the race's cell, for messages of a recovery.
+    pub epoch: u64,
 }
 
 /// The costliest way in which an output came over.
@@ -52,239 +54,223 @@ pub struct Published {
     pub replaced: u64,
     /// The costliest way used.
     pub handoff: Handoff,
-    /// Replaced directories that could not be removed from beside their successor, and why.
+    /// What could not be cleaned up, and why: replaced directories beside their successor, slots of the journal.
     pub leftovers: Vec<String>,
 }
 
-/// Publishes sealed outputs below `root`.
-pub fn publish(
+/// Publishes: consumes the claim, writes the intent, renames, marks it done.
+///
+/// # Errors
+/// [`PublishError`]: a rename failed, although all was prepared; the others were taken back.
+pub fn publish(claim: Claim, prepared: Prepared) -> Result<Published, PublishError> {
+    if prepared.beside_standalone {
+        prepared.discard();
+        return Err(PublishError::NotQuiet);
+    }
+    prepared.publish(claim)
+}
+
+/// Prepares and publishes what no other branch competes for.
+///
+/// # Errors
+/// As [`prepare`] and [`publish`].
+pub fn publish_unopposed(
     collected: Collected,
     root: BorrowedFd<'_>,
+    journal: &Journal,
+    action: &[u8],
     options: &PublishOptions,
 ) -> Result<Published, PublishError> {
-    let Some(first) = collected.outputs.first() else { return Ok(Published::default()) };
-    let destinations = Destinations::new(root, collected.upper.as_fd(), options.owner)
-        .map_err(|why| PublishError::Prepare { output: first.path.clone(), why: why.into() })?;
-    let mut publication = Publication {
-        upper: collected.upper.as_fd(),
-        destinations,
-        replicator: Replicator::new(false, options.owner, options.limits),
-        temporaries: Vec::new(),
-        next: 0,
-        published: Published::default(),
-    };
-    let mut prepared = Vec::with_capacity(collected.outputs.len());
-    for output in &collected.outputs {
-        match publication.prepare(output) {
-            Ok(ready) => prepared.push(ready),
-            Err(error) => {
-                publication.tidy();
-                publication.destinations.undo();
-                return Err(error);
-            }
-        }
+    let prepared = prepare(collected, root, journal, action, options)?;
+    let claim = ClaimCell::new(options.epoch).claim(Side::Local).map_err(|_| PublishError::NotQuiet)?;
+    publish(claim, prepared)
+}
+
+/// Publishes where a command ran straight in the tree: with the proof that it is over and what it left is gone.
+///
+/// # Errors
+/// As [`publish`].
+pub fn publish_cleared(
+    claim: Claim,
+    mut prepared: Prepared,
+    cleared: Cleared,
+) -> Result<Published, PublishError> {
+    let of_this_tree = cleared.root_inode == prepared.record.root.inode;
+    if !of_this_tree {
+        prepared.discard();
+        return Err(PublishError::NotQuiet);
     }
-    let mut visible = Vec::new();
-    for ready in prepared {
-        let path = ready.output.path.clone();
-        if let Err(why) = publication.put(ready) {
-            publication.tidy();
-            if visible.is_empty() {
-                publication.destinations.undo();
-            }
-            return Err(PublishError::Torn { failed: path, why, published: visible });
-        }
-        visible.push(path);
+    if let Err(error) = prepared.look_again() {
+        prepared.discard();
+        return Err(error);
     }
-    publication.tidy();
-    Ok(publication.published)
+    prepared.publish(claim)
 }
 
-struct Publication<'a> {
-    upper: BorrowedFd<'a>,
-    destinations: Destinations<'a>,
-    replicator: Replicator,
-    /// Names beside destinations that are ours, or hold what was replaced: removed at the end, whatever the
-    /// end is.
-    temporaries: Vec<(ExecPath, CString)>,
-    next: u64,
-    published: Published,
-}
+impl Prepared {
+    /// Another branch has won: nothing of this one stays in the tree.
+    pub fn discard(mut self) {
+        self.clean_up();
+    }
 
-/// An output that needs only a rename.
-struct Ready<'a> {
-    output: &'a CollectedOutput,
-    name: CString,
-    there: There,
-    /// The name of its copy beside the destination, if it was copied.
-    temporary: Option<CString>,
-}
+    fn publish(mut self, claim: Claim) -> Result<Published, PublishError> {
+        let answer = self.rename_all(claim);
+        self.clean_up();
+        answer.map(|()| self.published)
+    }
 
-impl<'a> Publication<'a> {
-    fn prepare(&mut self, output: &'a CollectedOutput) -> Result<Ready<'a>, PublishError> {
-        let path = &output.path;
-        let failed = |why| PublishError::Prepare { output: path.clone(), why };
-        let name = CString::new(path.file_name().as_bytes()).unwrap_or_default();
-        let same_mount = self.destinations.prepare(path)?;
-        let there = self.destinations.look(path, &name)?;
-        let temporary = match same_mount {
-            true => {
-                // The layer is ours and quiet, yet a missing source is better found now than between renames.
-                let fault = |why| failed(Fault::new("find in the layer", path.as_path(), why).into());
-                let source = self.source(path).map_err(fault)?;
-                beneath::look(source.as_fd(), &name).map_err(fault)?.ok_or(Errno::NOENT).map_err(fault)?;
-                None
-            }
-            false => Some(self.copy(path, &name).map_err(failed)?),
+    fn rename_all(&mut self, claim: Claim) -> Result<(), PublishError> {
+        let Some(mut slot) = self.slot.take() else {
+            claim.settle();
+            return Ok(());
         };
-        Ok(Ready { output, name, there, temporary })
-    }
-
-    /// The directory of the upper layer that holds `path`.
-    fn source(&self, path: &ExecPath) -> Result<OwnedFd, Errno> {
-        let parent = path.parent();
-        let parent = parent.as_ref().map_or(Path::new("."), ExecPath::as_path);
-        beneath::open_dir_at(self.upper, parent, Way::Strict)
-    }
-
-    /// Copies an output from the layer to a temporary name beside its destination.
-    fn copy(&mut self, path: &ExecPath, name: &CStr) -> Result<CString, TreeError> {
-        let fault = |why| Fault::new("copy", path.as_path(), why);
-        let temporary = self.free_name(path).map_err(fault)?;
-        let source = self.source(path).map_err(fault)?;
-        let target = self.destinations.directory(path).map_err(fault)?;
-        self.temporaries.push((path.clone(), temporary.clone()));
-        let (before, shared) = (self.replicator.done.bytes_copied, self.replicator.done.shared);
-        let shown = path.as_path().to_path_buf();
-        self.replicator.replicate((source.as_fd(), name), (target.as_fd(), &temporary), shown)?;
-        let copied = self.replicator.done.bytes_copied - before;
-        let handoff = match (copied, self.replicator.done.shared - shared) {
-            (0, 1..) => Handoff::Reflink,
-            _ => Handoff::Copy,
+        let journal = |why| PublishError::Journal {
+            outputs: self.outputs.len(),
+            why: Fault::new("write", "the intent to publish", why),
         };
-        self.published.bytes_copied += copied;
-        self.published.handoff = self.published.handoff.max(handoff);
-        Ok(temporary)
-    }
-
-    fn free_name(&mut self, path: &ExecPath) -> Result<CString, Errno> {
-        let dir = self.destinations.directory(path)?;
-        for _ in 0..TEMPORARY_TRIES_MAX {
-            let name = format!(".fulgurite-tmp-{}-{}", std::process::id(), self.next);
-            self.next += 1;
-            let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-            if beneath::look(dir.as_fd(), &name)?.is_none() {
-                return Ok(name);
-            }
+        if let Err(why) = slot.intend() {
+            let why = journal(why);
+            // Cleaning up marks the record as done, whatever became of the intent.
+            self.slot = Some(slot);
+            return Err(why);
         }
-        Err(Errno::EXIST)
+        let mut ways = Vec::with_capacity(self.outputs.len());
+        for index in 0..self.outputs.len() {
+            match self.put(index, &mut slot) {
+                Ok(way) => ways.push(way),
+                Err(why) => return Err(self.take_all_back(index, why, &ways, slot)),
+            }
+            self.visible = true;
+        }
+        if slot.durability() == Durability::Power
+            && let Err(why) = self.destinations.sync()
+        {
+            // The record stays, and the next start publishes again what did not get to the disk.
+            let why = Fault::new("sync", "the directories of the outputs", why);
+            return Err(PublishError::Journal { outputs: self.outputs.len(), why });
+        }
+        claim.settle();
+        if let Err(why) = slot.finish() {
+            let why = Fault::new("mark as done", "the record of a publication", why);
+            self.published.leftovers.push(why.to_string());
+        }
+        Ok(())
     }
 
     /// Makes one output visible.
-    fn put(&mut self, mut ready: Ready<'_>) -> Result<(), Fault> {
-        let path = &ready.output.path;
-        if ready.temporary.is_none() {
-            match self.put_from_layer(&ready) {
-                Ok(()) => {
-                    self.published.renamed += 1;
-                    self.published.replaced += u64::from(ready.there != There::Nothing);
-                    return Ok(());
-                }
-                // One filesystem and one mount, and still not one rename: a project quota, for instance.
-                Err(Errno::XDEV) => {
-                    let copied = self.copy(path, &ready.name).map_err(|error| match error {
-                        TreeError::Fault(fault) => fault,
-                        TreeError::Special { path, .. } => Fault::new("copy", path, Errno::INVAL),
-                        TreeError::TooLarge { path, .. } => Fault::new("copy", path, Errno::FBIG),
-                    })?;
-                    ready.temporary = Some(copied);
-                }
-                Err(why) => return Err(Fault::new("rename", path.as_path(), why)),
-            }
-        }
+    fn put(&mut self, index: usize, slot: &mut Slot) -> Result<renames::Way, Fault> {
+        let path = self.outputs[index].path.clone();
         let fault = |why| Fault::new("rename", path.as_path(), why);
-        let target = self.destinations.directory(path).map_err(fault)?;
-        let from = ready.temporary.as_deref().unwrap_or(&ready.name);
-        // After an exchange the temporary name holds what was replaced; `tidy` removes it.
-        rename_over((target.as_fd(), from), (target.as_fd(), &ready.name), wanted(&ready)).map_err(fault)?;
-        self.published.copied += 1;
-        self.published.replaced += u64::from(ready.there != There::Nothing);
-        Ok(())
+        let way = match self.put_from(index) {
+            // One filesystem and one mount, and still not one rename: a project quota, for instance.
+            Err(Errno::XDEV) if !self.record.outputs[index].temporary => {
+                let inode = self.copy(index).map_err(|error| match error {
+                    TreeError::Fault(fault) => fault,
+                    TreeError::Special { path, .. } => Fault::new("copy", path, Errno::INVAL),
+                    TreeError::TooLarge { path, .. } => Fault::new("copy", path, Errno::FBIG),
+                })?;
+                let entry = &mut self.record.outputs[index];
+                (entry.temporary, entry.new) = (true, inode);
+                if slot.durability() == Durability::Power {
+                    rustix::fs::syncfs(self.destinations.root()).map_err(fault)?;
+                }
+                slot.amend(index, inode).map_err(fault)?;
+                self.put_from(index).map_err(fault)?
+            }
+            answer => answer.map_err(fault)?,
+        };
+        match self.record.outputs[index].temporary {
+            true => self.published.copied += 1,
+            false => self.published.renamed += 1,
+        }
+        self.published.replaced += u64::from(way != renames::Way::Moved);
+        if way == renames::Way::Aside {
+            self.temporaries.push((index, aside_name(self.record.tag, index)));
+        }
+        Ok(way)
     }
 
-    fn put_from_layer(&mut self, ready: &Ready<'_>) -> Result<(), Errno> {
-        let path = &ready.output.path;
+    fn put_from(&self, index: usize) -> Result<renames::Way, Errno> {
+        self.with_names(index, renames::put)
+    }
+
+    fn with_names<T>(
+        &self,
+        index: usize,
+        act: impl FnOnce(renames::At<'_>, renames::At<'_>, &CStr) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let (path, name) = (&self.outputs[index].path, self.names[index].as_c_str());
+        let target = self.destinations.directory(path)?;
+        let aside = aside_name(self.record.tag, index);
+        if self.record.outputs[index].temporary {
+            let temporary = temporary_name(self.record.tag, index);
+            return act((target.as_fd(), &temporary), (target.as_fd(), name), &aside);
+        }
         let source = self.source(path)?;
-        let target = self.destinations.directory(path)?;
-        let from = (source.as_fd(), ready.name.as_c_str());
-        match rename_over(from, (target.as_fd(), &ready.name), wanted(ready)) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if wanted(ready) == Step::Exchange => {}
-            answer => return answer,
+        act((source.as_fd(), name), (target.as_fd(), name), &aside)
+    }
+
+    /// After a rename that failed: the outputs before it go back, so that the tree is as it was. Dying meanwhile is no
+    /// harm: the record still says that all are to be published.
+    fn take_all_back(
+        &mut self,
+        failed: usize,
+        why: Fault,
+        ways: &[renames::Way],
+        slot: Slot,
+    ) -> PublishError {
+        let mut published = Vec::new();
+        for (index, way) in ways.iter().enumerate().rev() {
+            let taken = self.with_names(index, |from, to, aside| renames::take_back(from, to, aside, *way));
+            match taken {
+                Ok(true) => self
+                    .temporaries
+                    .retain(|(of, name)| *of != index || *name != aside_name(self.record.tag, index)),
+                Ok(false) | Err(_) => published.push(self.outputs[index].path.clone()),
+            }
         }
-        // A filesystem without EXCHANGE: the old one steps aside, and comes back if the new one cannot take
-        // its place.
-        drop(target);
-        let aside = self.free_name(path)?;
-        let target = self.destinations.directory(path)?;
-        rustix::fs::renameat(&target, &ready.name, &target, &aside)?;
-        if let Err(why) = rustix::fs::renameat(&source, &ready.name, &target, &ready.name) {
-            rustix::fs::renameat(&target, &aside, &target, &ready.name)?;
-            return Err(why);
+        published.reverse();
+        self.visible = !published.is_empty();
+        let failed = self.outputs[failed].path.clone();
+        // It is told here; a recovery has nothing to add.
+        let _ = slot.finish();
+        PublishError::Torn { failed, why, published }
+    }
+
+    /// Publishes the first outputs, and then does as the death of the process does: nothing more.
+    #[cfg(test)]
+    pub(super) fn die_after(mut self, count: usize) {
+        let mut slot = self.slot.take().unwrap();
+        slot.intend().unwrap();
+        for index in 0..count {
+            self.put(index, &mut slot).unwrap();
         }
-        drop(target);
-        self.temporaries.push((path.clone(), aside));
-        Ok(())
+    }
+
+    fn clean_up(&mut self) {
+        self.tidy();
+        if !self.visible {
+            self.destinations.undo();
+        }
+        if let Some(slot) = self.slot.take() {
+            // What it says is harmless: a recovery finds nothing of it.
+            let _ = slot.finish();
+        }
     }
 
     /// Removes what is left of temporary names: unused copies, and directories that were exchanged.
     fn tidy(&mut self) {
-        for (path, name) in std::mem::take(&mut self.temporaries) {
-            let removed = match self.destinations.directory(&path) {
-                Ok(dir) => remove_tree(dir.as_fd(), &name, u64::MAX),
+        for (index, name) in std::mem::take(&mut self.temporaries) {
+            let path = &self.outputs[index].path;
+            let removed = match self.destinations.directory(path) {
+                Ok(dir) => hit("commit.tidy")
+                    .map_err(|why| Fault::new("remove", path.as_path(), why).into())
+                    .and_then(|()| remove_tree(dir.as_fd(), &name, u64::MAX)),
                 Err(why) => Err(Fault::new("open the directory of", path.as_path(), why).into()),
             };
             if let Err(error) = removed {
                 self.published.leftovers.push(error.to_string());
             }
         }
-    }
-}
-
-/// The rename that an output needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Plain,
-    Exchange,
-}
-
-fn wanted(ready: &Ready<'_>) -> Step {
-    match (ready.there, ready.output.kind) {
-        (There::Nothing, _) | (There::Other, OutputKind::File | OutputKind::Symlink) => Step::Plain,
-        (There::Directory, _) | (There::Other, OutputKind::Directory) => Step::Exchange,
-    }
-}
-
-/// Renames `from` to `to`. What is at `to` may have changed since it was looked at; then the other step is
-/// tried.
-fn rename_over(from: (BorrowedFd<'_>, &CStr), to: (BorrowedFd<'_>, &CStr), step: Step) -> Result<(), Errno> {
-    let rename = |flags| rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags);
-    match step {
-        Step::Plain => match rename(RenameFlags::empty()) {
-            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                rename(RenameFlags::EXCHANGE)
-            }
-            answer => answer,
-        },
-        Step::Exchange => match rename(RenameFlags::EXCHANGE) {
-            Err(Errno::NOENT) => rename(RenameFlags::empty()),
-            // To move a directory is to write to it (its `..` changes), and this one is read-only. It is on
-            // its way out.
-            Err(Errno::ACCESS) => {
-                let stat = beneath::look(to.0, to.1)?.ok_or(Errno::NOENT)?;
-                beneath::change_mode(to.0, to.1, (beneath::mode(&stat) & permissions()) | Mode::RWXU)?;
-                rename(RenameFlags::EXCHANGE)
-            }
-            answer => answer,
-        },
     }
 }

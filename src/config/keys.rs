@@ -93,6 +93,23 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "worker.view" => worker.view,
         "What workers see: each request's own view in its time, or one directory that is changed for each";
     "worker.ipc" => worker.ipc, "By what workers are talked to";
+    "remote.address" => remote.address,
+        "A cluster to race against: grpc://host:port, grpcs://host:port or unix:/path; without it, all runs here";
+    "remote.instance" => remote.instance, "Its instance";
+    "remote.mode" => remote.mode, "What it is used for";
+    "remote.tls_ca" => remote.tls_ca,
+        "PEM file with the authorities of its certificate; without it, those of this machine";
+    "remote.tls_certificate" => remote.tls_certificate, "PEM file with our certificate, if it asks for one";
+    "remote.tls_key" => remote.tls_key, "PEM file with the key of that";
+    "remote.token_file" => remote.token_file, "File with a bearer token. Others must not be able to read it";
+    "remote.headers" => remote.headers, "Sent with every call: name=value";
+    "remote.jobs" => remote.jobs, "Actions on their way at a time, here and there together";
+    "remote.upload_local_results" => remote.upload_local_results, "Whether what ran here fills its cache";
+    "remote.connect_timeout" => remote.connect_timeout, "How long connecting may take";
+    "remote.call_timeout" => remote.call_timeout, "How long a call that is no stream may take";
+    "race.strategy" => race.strategy, "Where actions run that do not say";
+    "race.options" => race.options,
+        "Bazel's options of dynamic execution by their names, and ours: name=value or name=Mnemonic=value";
 };
 
 /// Keys of one instance.

@@ -15,7 +15,7 @@ use crate::bench::cpu::TreeCpu;
 use crate::bench::peers;
 use crate::bench::sandboxed::{limits, variables_inside};
 use crate::bench::scratch::{Scratch, open_directory};
-use crate::commit::{PublishOptions, publish};
+use crate::commit::{Durability, Journal, PublishError, PublishOptions, publish_unopposed};
 use crate::exec::Strategy as ViewStrategy;
 use crate::exec::view::{self, ViewSpec};
 use crate::output::{CollectOptions, collect};
@@ -315,8 +315,14 @@ impl Workshop {
         let action = || task.title.clone();
         let collected = collect(layer.upper(), lower.map(AsFd::as_fd), outputs, &options)
             .map_err(|why| DemoError::Output { action: action(), why })?;
-        publish(collected, destination.as_fd(), &PublishOptions { owner, limits })
-            .map_err(|why| DemoError::Publish { action: action(), why })?;
+        let published = PublishOptions { owner, limits, ..PublishOptions::default() };
+        let failed = |why| DemoError::Publish { action: action(), why };
+        let journal = Journal::open(layer.place(), Durability::Process)
+            .map_err(|why| failed(PublishError::Journal { outputs: outputs.iter().count(), why }))?;
+        let answer =
+            publish_unopposed(collected, destination.as_fd(), &journal, action().as_bytes(), &published);
+        journal.close();
+        answer.map_err(failed)?;
         Ok(())
     }
 

@@ -27,6 +27,26 @@ pub struct Job {
     pub command: Command,
     /// When the request came.
     pub queued: Timestamp,
+    /// What kind of action it is, as `CppCompile`; empty if nobody said.
+    pub mnemonic: String,
+    /// Where it shall run.
+    pub placement: Placement,
+}
+
+/// Where an action shall run; an executor that knows no other machine runs all but `Remote` here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// As the daemon is configured.
+    #[default]
+    Configured,
+    /// On this machine.
+    Local,
+    /// On another one.
+    Remote,
+    /// On another one, and here if that cannot be had.
+    RemoteLocalFallback,
+    /// On both: the first result counts.
+    Racing,
 }
 
 impl Job {
@@ -142,6 +162,11 @@ pub trait Executor: Send + Sync {
 
     /// How many it can run at the same time.
     fn slots(&self) -> usize;
+
+    /// What it counts, by name; for status.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]

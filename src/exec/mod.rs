@@ -9,6 +9,7 @@
 pub mod executor;
 pub mod local;
 pub mod platform;
+pub mod quiet;
 pub mod sandboxed;
 pub mod verdict;
 pub mod view;
@@ -17,6 +18,7 @@ pub mod workered;
 pub use executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
 pub use local::{Executed, LocalAction, Phases, execute};
 pub use platform::{Offer, Platform, PlatformError};
+pub use quiet::Quiet;
 pub use sandboxed::{Allowance, Sandboxed, SandboxedOptions};
 pub use view::{Strategy, View};
 pub use workered::{Cacheable, Workered, WorkeredOptions};

@@ -1,7 +1,12 @@
 //! From answers to domain types.
 
+use super::cluster::ClusterError;
 use super::error::RemoteError;
-use crate::action::{Digest, DigestFunction};
+use crate::action::{
+    ActionResult, Digest, DigestFunction, NodeProperties, OutputDirectory, OutputFile, OutputSymlink,
+    Timeline, Timestamp,
+};
+use bytes::Bytes;
 use fulgurite_proto::reapi;
 use prost::Message;
 
@@ -18,6 +23,92 @@ pub struct Executed {
     pub exit_code: i32,
     /// Output files: path as declared, and content.
     pub files: Vec<(String, Digest)>,
+}
+
+/// A result as a cluster tells it: nothing of it is verified yet.
+#[derive(Clone, Debug)]
+pub struct RemoteResult {
+    /// What it names.
+    pub result: ActionResult,
+    /// What came with it.
+    pub inline: Inline,
+}
+
+/// Contents that came with a result.
+#[derive(Clone, Debug, Default)]
+pub struct Inline {
+    /// Standard output.
+    pub stdout: Bytes,
+    /// Standard error.
+    pub stderr: Bytes,
+    /// Files.
+    pub files: Vec<(Digest, Bytes)>,
+}
+
+pub(super) fn malformed(error: RemoteError) -> ClusterError {
+    ClusterError::Malformed { call: "an answer", why: error.to_string() }
+}
+
+/// A result.
+pub(super) fn result(
+    call: &'static str,
+    function: DigestFunction,
+    sent: reapi::ActionResult,
+) -> Result<RemoteResult, ClusterError> {
+    let named = |sent: Option<&reapi::Digest>| digest(call, function, sent).map_err(malformed);
+    let maybe = |sent: Option<&reapi::Digest>| sent.map(|sent| named(Some(sent))).transpose();
+    let mut inline = Inline { stdout: sent.stdout_raw, stderr: sent.stderr_raw, files: Vec::new() };
+    let mut files = Vec::with_capacity(sent.output_files.len());
+    for file in sent.output_files {
+        let digest = named(file.digest.as_ref())?;
+        if !file.contents.is_empty() {
+            inline.files.push((digest, file.contents));
+        }
+        let properties = NodeProperties::default();
+        files.push(OutputFile { path: file.path, digest, executable: file.is_executable, properties });
+    }
+    let mut directories = Vec::with_capacity(sent.output_directories.len());
+    for directory in sent.output_directories {
+        directories.push(OutputDirectory {
+            path: directory.path,
+            tree_digest: maybe(directory.tree_digest.as_ref())?,
+            root_directory_digest: maybe(directory.root_directory_digest.as_ref())?,
+        });
+    }
+    #[allow(deprecated, reason = "clusters before REAPI 2.1 fill these alone")]
+    let older = sent.output_file_symlinks.into_iter().chain(sent.output_directory_symlinks);
+    let mut symlinks: Vec<OutputSymlink> = Vec::new();
+    for link in sent.output_symlinks.into_iter().chain(older) {
+        if !symlinks.iter().any(|known| known.path == link.path) {
+            let (path, target) = (link.path, link.target);
+            let properties = NodeProperties::default();
+            symlinks.push(OutputSymlink { path, target, to_directory: false, properties });
+        }
+    }
+    let metadata = sent.execution_metadata.unwrap_or_default();
+    let time = |sent: Option<prost_types::Timestamp>| {
+        let sent = sent?;
+        Some(Timestamp { seconds: sent.seconds, nanos: u32::try_from(sent.nanos).ok()? })
+    };
+    let result = ActionResult {
+        files,
+        directories,
+        symlinks,
+        exit_code: sent.exit_code,
+        stdout: maybe(sent.stdout_digest.as_ref())?,
+        stderr: maybe(sent.stderr_digest.as_ref())?,
+        worker: metadata.worker,
+        timeline: Timeline {
+            queued: time(metadata.queued_timestamp),
+            worker_start: time(metadata.worker_start_timestamp),
+            worker_completed: time(metadata.worker_completed_timestamp),
+            execution_start: time(metadata.execution_start_timestamp),
+            execution_completed: time(metadata.execution_completed_timestamp),
+            ..Timeline::default()
+        },
+        ..ActionResult::default()
+    };
+    Ok(RemoteResult { result, inline })
 }
 
 pub(super) fn digest(

@@ -5,3 +5,30 @@ pub const BATCH_BYTES_MAX: usize = 3 << 20;
 
 /// Largest message taken from a peer: a batch and what surrounds it.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Most blobs in one batch.
+pub const BATCH_BLOBS_MAX: usize = 1000;
+/// Most digests in one FindMissingBlobs: some 80 bytes each.
+pub const FIND_MISSING_MAX: usize = 10_000;
+/// Downloads of one result that go on at a time.
+pub const BLOBS_AT_ONCE: usize = 16;
+/// How long a blob that a cluster had is believed to be there: clusters keep what was asked for at least that long.
+pub const KNOWN_FOR: std::time::Duration = std::time::Duration::from_secs(600);
+/// Blobs that are believed to be there: some 80 bytes each.
+pub const KNOWN_MAX: usize = 1 << 19;
+/// Bytes of a piece of a stream.
+pub const PIECE_BYTES: usize = 256 << 10;
+/// A line slower than this is no line.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// Streams of one operation that break in a row before it is given up.
+pub const STREAMS_MAX: u32 = 4;
+/// Missing blobs that a cluster can name.
+pub const MISSING_MAX: usize = 100_000;
+/// Executions of one action whose blobs are missing again and again.
+pub const EXECUTIONS_MAX: usize = 3;
+/// Largest Tree, and largest Directory.
+pub const TREE_BYTES_MAX: u64 = 64 << 20;
+/// Most directories of one output.
+pub const DIRECTORIES_MAX: usize = 1_000_000;
+/// Most files of all outputs.
+pub const OUTPUT_FILES_MAX: usize = 4_000_000;

@@ -1,17 +1,33 @@
 //! The REAPI client: blobs and actions of any cluster that speaks REAPI v2.
 //!
 //! ```text
-//!   connect ─► Remote ─ missing, upload, download ─► CAS of the peer
-//!                     └ execute ─► Executed (the stream is followed to its end)
+//!   run ─► Cluster ─ action_result ─ upload ─ execute ─ fetch ─► result, all of it in our store
+//!            └ call: breaker, deadline, retries within a budget
+//!   Remote: a plain connection, for benchmarks        daemon: the client of a local API
 //! ```
 //! Invariants: what is downloaded has been hashed before it is handed on; messages larger than [`limits`] allow are
-//! never asked for. Limits: one channel; who wants more throughput than a connection gives opens several.
+//! never asked for; an outage is noticed once, not once per action. Limits: one HTTP/2 connection.
 
+mod branch;
+mod breaker;
+mod cluster;
+pub mod daemon;
 mod decode;
 mod encode;
 mod error;
+mod execution;
+mod fetch;
 pub mod limits;
+mod retry;
+mod sink;
+mod transfer;
 
-pub use decode::Executed;
+pub use branch::{RemoteEnd, RemoteJob, RemoteWatch, run};
+pub use breaker::{Admission, Breaker, BreakerOptions};
+pub use cluster::{Capabilities, Cluster, ClusterError, ClusterOptions};
+pub use decode::{Executed, Inline, RemoteResult};
 pub use encode::Remote;
 pub use error::RemoteError;
+pub use execution::{Ended, Stage};
+pub use fetch::blobs_of;
+pub use retry::{Budget, RetryOptions, is_transient};

@@ -17,6 +17,8 @@ pub(super) struct Context {
     pub(super) metrics: Arc<ServeMetrics>,
     /// Not there if no instance executes.
     pub(super) engine: Option<Engine>,
+    /// Not there if there is no local API.
+    pub(super) local: Option<super::local::LocalDoor>,
 }
 
 impl Context {

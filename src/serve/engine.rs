@@ -267,6 +267,12 @@ impl Engine {
         self.perform(state, effects);
     }
 
+    /// How many runs are started, and how many wait.
+    pub(super) fn counts(&self) -> (u32, u32) {
+        let (waiting, running) = self.lock().scheduler.load();
+        (u32::try_from(running).unwrap_or(u32::MAX), u32::try_from(waiting).unwrap_or(u32::MAX))
+    }
+
     /// How many runs are not over, and its changes.
     pub(super) fn active(&self) -> watch::Receiver<usize> {
         self.shared.active.subscribe()

@@ -23,7 +23,7 @@ use super::walk;
 use super::watching::OperationStream;
 use crate::action::{ActionSpec, Command, Digest, decode};
 use crate::cas::CasError;
-use crate::exec::executor::{Cancel, Job};
+use crate::exec::executor::{Cancel, Job, Placement};
 use crate::sched::{OperationId, Submission};
 use bytes::Bytes;
 use fulgurite_proto::reapi;
@@ -61,18 +61,31 @@ pub(super) fn parse_name(name: &str) -> Option<OperationId> {
     is_ours.then(|| u128::from_str_radix(digits, 16).ok()).flatten().map(OperationId)
 }
 
-/// The build that a call is a part of.
-pub(super) fn invocation(headers: &MetadataMap) -> Result<String, Status> {
-    let Some(header) = headers.get_bin(METADATA_HEADER) else { return Ok(String::new()) };
+/// What a call is a part of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PartOf {
+    /// The build.
+    pub(super) invocation: String,
+    /// The kind of action.
+    pub(super) mnemonic: String,
+}
+
+/// What a call is a part of, if it says so.
+pub(super) fn part_of(headers: &MetadataMap) -> Result<PartOf, Status> {
+    let Some(header) = headers.get_bin(METADATA_HEADER) else { return Ok(PartOf::default()) };
     let garbage = |why: String| Status::invalid_argument(format!("the header {METADATA_HEADER}: {why}"));
     let bytes = header.to_bytes().map_err(|error| garbage(error.to_string()))?;
     let metadata = reapi::RequestMetadata::decode(bytes).map_err(|error| garbage(error.to_string()))?;
-    let mut invocation = metadata.tool_invocation_id;
-    if invocation.len() > INVOCATION_BYTES_MAX {
-        return Err(garbage("tool_invocation_id is too long".to_owned()));
+    let mut part_of = PartOf { invocation: metadata.tool_invocation_id, mnemonic: metadata.action_mnemonic };
+    for (field, text) in
+        [("tool_invocation_id", &mut part_of.invocation), ("action_mnemonic", &mut part_of.mnemonic)]
+    {
+        if text.len() > INVOCATION_BYTES_MAX {
+            return Err(garbage(format!("{field} is too long")));
+        }
+        text.shrink_to_fit();
     }
-    invocation.shrink_to_fit();
-    Ok(invocation)
+    Ok(part_of)
 }
 
 /// Reads an action; `None` if it is missing.
@@ -111,7 +124,7 @@ struct Asked {
     line: Line,
     action: Digest,
     priority: i32,
-    invocation: String,
+    part_of: PartOf,
     fresh: bool,
     inline: Inline,
 }
@@ -141,7 +154,7 @@ impl ExecutionService {
             line: line(&call),
             action: digest(function, "action_digest", request.action_digest.as_ref())?,
             priority,
-            invocation: invocation(&headers)?,
+            part_of: part_of(&headers)?,
             fresh: request.skip_cache_lookup,
             inline: Inline {
                 stdout: request.inline_stdout,
@@ -195,7 +208,8 @@ impl ExecutionService {
     fn enqueue(&self, asked: Asked, action: ActionSpec, command: Command) -> Result<OperationStream, Status> {
         let engine = self.engine(&asked.instance)?;
         let operation = draw()?;
-        let Asked { instance, line, action: action_digest, priority, invocation, fresh, inline } = asked;
+        let Asked { instance, line, action: action_digest, priority, part_of, fresh, inline } = asked;
+        let PartOf { invocation, mnemonic } = part_of;
         let submission = Submission {
             operation,
             tenant: instance.name.clone(),
@@ -213,6 +227,8 @@ impl ExecutionService {
                 action,
                 command,
                 queued: drive::now(),
+                mnemonic,
+                placement: Placement::default(),
             };
             Task { instance, job, cancel: Cancel::default() }
         };
@@ -230,7 +246,7 @@ fn facts(instance: &Instance, action: Digest, inline: Inline, operation: Operati
     Facts { name: name(operation), action, inline, blobs: instance.blobs.clone() }
 }
 
-fn draw() -> Result<OperationId, Status> {
+pub(super) fn draw() -> Result<OperationId, Status> {
     let drawn = drive::random();
     drawn.map(OperationId).map_err(|errno| Status::internal(format!("cannot draw a name: {errno}")))
 }

@@ -29,7 +29,7 @@ pub fn request_metadata(bytes: &[u8], is_encoded: bool) -> Option<String> {
     };
     let mut headers = MetadataMap::new();
     headers.insert_bin(super::execution::METADATA_HEADER, value);
-    super::execution::invocation(&headers).ok()
+    super::execution::part_of(&headers).ok().map(|part_of| part_of.invocation)
 }
 
 /// Whether this is the name of an operation.

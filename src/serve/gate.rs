@@ -109,7 +109,8 @@ impl Shared {
             reaches.push(self.every.clone());
         }
         peer.called.store(true, Ordering::Relaxed);
-        Ok(Caller { reaches, line: peer.line.clone() })
+        let is_daemons_own = peer.origin.is_user(rustix::process::geteuid().as_raw());
+        Ok(Caller { reaches, line: peer.line.clone(), is_daemons_own })
     }
 }
 

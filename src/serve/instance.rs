@@ -30,6 +30,8 @@ pub(super) struct Caller {
     pub(super) reaches: Vec<Arc<Reach>>,
     /// The connection that it came by.
     pub(super) line: Line,
+    /// The user that the daemon runs as has come by a Unix socket.
+    pub(super) is_daemons_own: bool,
 }
 
 impl Caller {
@@ -88,6 +90,11 @@ impl Instances {
             "there is no instance {cut:?}: this server has {}",
             known.join(", ")
         ))
+    }
+
+    /// An instance, for the daemon itself.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Instance>> {
+        self.by_name.get(name).cloned()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Instance>> {

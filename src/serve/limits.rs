@@ -74,6 +74,15 @@ pub const COMMAND_BYTES_MAX: u64 = 32 << 20;
 /// Largest encoded Directory: a directory of a hundred thousand files.
 pub const DIRECTORY_BYTES_MAX: u64 = 16 << 20;
 
+/// Most directories of all outputs that are laid out for one caller of the local API.
+pub const DIRECTORIES_LAID_MAX: usize = 1_000_000;
+
+/// Most bytes of standard output, and as many of standard error, that the local API passes on.
+pub const PRINTED_BYTES_MAX: u64 = 256 << 20;
+
+/// Files whose digests the local API remembers: some 200 bytes each.
+pub const FILES_REMEMBERED_MAX: usize = 1 << 19;
+
 /// Largest encoded Tree that is looked through before a result is served.
 pub const TREE_BYTES_MAX: u64 = 64 << 20;
 

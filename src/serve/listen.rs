@@ -198,7 +198,7 @@ async fn accept_all(listener: &Listener, door: &Door, accepted: &mpsc::Sender<st
         let room = Room { permit, patience: door.patience };
         let socket = match socket {
             Accepted::Tcp(stream, address) => Socket::tcp(stream, address, room),
-            Accepted::Unix(stream) => Ok(Socket::unix(stream, room)),
+            Accepted::Unix(stream, uid) => Ok(Socket::unix(stream, uid, room)),
         };
         if let Ok(socket) = socket
             && accepted.send(Ok(socket)).await.is_err()
@@ -213,7 +213,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 enum Accepted {
     Tcp(tokio::net::TcpStream, SocketAddr),
-    Unix(tokio::net::UnixStream),
+    Unix(tokio::net::UnixStream, u32),
 }
 
 /// The next connection; `None` if its user may not come.
@@ -226,7 +226,7 @@ async fn accept_one(listener: &Listener, uids: &[u32]) -> std::io::Result<Option
         Listener::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
-            Ok(may_come(uid, uids).then_some(Accepted::Unix(stream)))
+            Ok(may_come(uid, uids).then_some(Accepted::Unix(stream, uid)))
         }
     }
 }

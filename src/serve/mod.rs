@@ -29,6 +29,7 @@ mod gate;
 mod instance;
 mod limits;
 mod listen;
+mod local;
 mod lookup;
 mod metrics;
 pub mod name;
@@ -51,6 +52,7 @@ mod watching;
 
 pub use limits::ServeLimits;
 pub use listen::ListenError;
+pub use local::LocalOptions;
 pub use metrics::{Counter, ServeMetrics};
 pub use options::{
     Access, ActionCacheWriters, CertificateGrant, InstanceOptions, Listen, Reach, ServeOptions, TlsOptions,

@@ -25,6 +25,8 @@ pub struct ServeOptions {
     pub scheduler: SchedulerLimits,
     /// How long running actions may go on when the server is told to end.
     pub drain_for: Duration,
+    /// The local API, for callers by a Unix socket.
+    pub local: Option<super::local::LocalOptions>,
 }
 
 /// A place to listen at.

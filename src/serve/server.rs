@@ -16,6 +16,7 @@ use super::gate::Gate;
 use super::instance::Instances;
 use super::limits::{self, ServeLimits};
 use super::listen::{self, Door, ListenError, Listener};
+use super::local::{LocalDoor, LocalService};
 use super::metrics::ServeMetrics;
 use super::operations::OperationsService;
 use super::options::{Listen, ServeOptions, TlsOptions};
@@ -27,6 +28,7 @@ use fulgurite_proto::reapi::action_cache_server::ActionCacheServer;
 use fulgurite_proto::reapi::capabilities_server::CapabilitiesServer;
 use fulgurite_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
 use fulgurite_proto::reapi::execution_server::ExecutionServer;
+use fulgurite_proto::v1::local_server::LocalServer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +81,7 @@ impl Server {
         options: ServeOptions,
         executor: Option<Arc<dyn Executor>>,
     ) -> Result<Server, ServeError> {
-        let ServeOptions { listen, access, instances, limits, scheduler, drain_for } = options;
+        let ServeOptions { listen, access, instances, limits, scheduler, drain_for, local } = options;
         if listen.is_empty() {
             return Err(ServeError::Options("there is no address to listen at"));
         }
@@ -104,8 +106,14 @@ impl Server {
             None => None,
         };
         let threads = engine.clone().map(StopOnDrop);
+        let instances = Instances::new(instances, limits.partial_uploads);
+        let local = local.and_then(|local| {
+            let instance = instances.get(&local.instance);
+            LocalDoor::new(local, instance)
+        });
         let context = Arc::new(Context {
-            instances: Instances::new(instances, limits.partial_uploads),
+            instances,
+            local,
             disk: Disk::new(limits.disk_operations),
             limits,
             metrics: metrics.clone(),
@@ -283,6 +291,7 @@ async fn routes(context: &Arc<Context>) -> Result<(HealthReporter, Routes), Serv
         .add_service(bounded!(ByteStreamServer, ByteStreamService))
         .add_service(bounded!(ActionCacheServer, ActionCacheService))
         .add_service(bounded!(ExecutionServer, ExecutionService))
-        .add_service(bounded!(OperationsServer, OperationsService));
+        .add_service(bounded!(OperationsServer, OperationsService))
+        .add_service(bounded!(LocalServer, LocalService));
     Ok((health, routes.routes()))
 }

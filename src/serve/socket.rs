@@ -49,8 +49,18 @@ impl Line {
 pub(super) enum Origin {
     /// By TCP; with a certificate if the listener demands one.
     Tcp(#[allow(dead_code, reason = "for the log")] SocketAddr),
-    /// By a Unix socket, as a user who may come.
-    Unix,
+    /// By a Unix socket, as this user, who may come.
+    Unix {
+        /// Which.
+        uid: u32,
+    },
+}
+
+impl Origin {
+    /// Whether this user has come by a Unix socket.
+    pub(super) fn is_user(&self, uid: u32) -> bool {
+        matches!(self, Origin::Unix { uid: theirs } if *theirs == uid)
+    }
 }
 
 /// Room for a connection, and how long it may be without a call.
@@ -85,8 +95,8 @@ impl Socket {
         Ok(Socket::new(Stream::Tcp(stream), Origin::Tcp(address), room))
     }
 
-    pub(super) fn unix(stream: UnixStream, room: Room) -> Self {
-        Socket::new(Stream::Unix(stream), Origin::Unix, room)
+    pub(super) fn unix(stream: UnixStream, uid: u32, room: Room) -> Self {
+        Socket::new(Stream::Unix(stream), Origin::Unix { uid }, room)
     }
 
     fn new(stream: Stream, origin: Origin, room: Room) -> Self {

@@ -17,7 +17,8 @@
 //! - dropping a [`Layer`] removes nothing: removal blocks, so it is a call ([`Layer::destroy`]), and what was
 //!   dropped is found by the next sweep.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::collections::HashSet;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,11 @@ impl LayerHome {
     /// [`StageError`], saying which candidates were tried.
     pub fn choose(places: &Places, destination: BorrowedFd<'_>) -> Result<Self, StageError> {
         Ok(Self { place: Arc::new(Place::choose(places, destination)?), me: ProcessId::own()? })
+    }
+
+    /// The directory that holds the layers.
+    pub fn place(&self) -> BorrowedFd<'_> {
+        self.place.dir.as_fd()
     }
 
     /// Makes a layer. `upper` belongs to `owner`, who is the action's user as the host sees it; `None` if that is
@@ -110,6 +116,11 @@ impl Layer {
                 Err(Fault::new("set up layer", path, why).into())
             }
         }
+    }
+
+    /// The directory that holds this layer and others: private, and on the same filesystem.
+    pub fn place(&self) -> BorrowedFd<'_> {
+        self.place.dir.as_fd()
     }
 
     /// The layer's own directory: 0700, holds `upper`, `work`, and what else is staged for the action.
@@ -173,7 +184,7 @@ impl Layer {
 pub struct Swept {
     /// Layers removed.
     pub removed: usize,
-    /// Layers whose process lives.
+    /// Layers whose process lives, or that are needed.
     pub alive: usize,
     /// Layers that could not be removed, and why.
     pub failed: Vec<String>,
@@ -181,10 +192,15 @@ pub struct Swept {
 
 /// Removes the layers of dead processes from all existing candidates.
 pub fn sweep_all(places: &Places) -> Result<Swept, StageError> {
+    sweep_all_but(places, &HashSet::new())
+}
+
+/// The same, but for the layers of these names.
+pub fn sweep_all_but(places: &Places, needed: &HashSet<OsString>) -> Result<Swept, StageError> {
     let mut all = Swept::default();
     for path in places.candidates() {
         let Ok(place) = Place::open_existing(&path) else { continue };
-        let swept = sweep_stale(place.dir.as_fd())?;
+        let swept = sweep_but(place.dir.as_fd(), needed)?;
         all.removed += swept.removed;
         all.alive += swept.alive;
         all.failed.extend(swept.failed);
@@ -195,11 +211,21 @@ pub fn sweep_all(places: &Places) -> Result<Swept, StageError> {
 
 /// Removes the layers of dead processes from the place `dir`. What is not named like a layer is left alone.
 pub fn sweep_stale(dir: BorrowedFd<'_>) -> Result<Swept, StageError> {
+    sweep_but(dir, &HashSet::new())
+}
+
+/// The directories of all places that exist and are ours.
+pub fn existing_places(places: &Places) -> Vec<OwnedFd> {
+    let open = |path: PathBuf| Place::open_existing(&path).ok().map(|place| place.dir);
+    places.candidates().into_iter().filter_map(open).collect()
+}
+
+fn sweep_but(dir: BorrowedFd<'_>, needed: &HashSet<OsString>) -> Result<Swept, StageError> {
     let (entries, _) = beneath::list(dir, SWEEP_MAX).map_err(Fault::of("list", "the place for layers"))?;
     let mut swept = Swept::default();
     for (name, _) in entries {
         let Some(process) = ProcessId::of_layer(name.to_bytes()) else { continue };
-        if process.is_alive() {
+        if process.is_alive() || needed.contains(OsStr::from_bytes(name.to_bytes())) {
             swept.alive += 1;
             continue;
         }

@@ -43,3 +43,7 @@ impl Default for TreeLimits {
         Self::DEFAULT
     }
 }
+
+/// Levels of directories of an input root that is made from a tree: each has a descriptor open while what is below it
+/// is walked. Real trees have tens.
+pub const MERKLE_DEPTH_MAX: usize = 256;

@@ -51,6 +51,7 @@ pub struct Replicated {
 }
 
 /// Makes trees, and adds up what it made.
+#[derive(Debug)]
 pub struct Replicator {
     /// Link regular files where possible.
     pub link: bool,

@@ -218,11 +218,12 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut KeyParts);
+
     #[test]
     fn every_part_makes_another_worker() {
         let key = WorkerKey::of(&parts());
-        type Change = (&'static str, fn(&mut KeyParts));
-        let changes: [Change; 14] = [
+        let changes: [(&str, Change); 14] = [
             ("tenant", |parts| parts.tenant = "other".to_owned()),
             ("flag", |parts| parts.startup[1] = "-J-Xmx2g".to_owned()),
             ("split of arguments", |parts| {

@@ -23,6 +23,8 @@ macro_rules! both {
 mod bad_hosts;
 mod census;
 mod config_verb;
+#[cfg(feature = "test-fakes")]
+mod deaths;
 mod destinations;
 mod endings;
 #[cfg(feature = "test-fakes")]

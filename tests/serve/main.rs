@@ -14,6 +14,7 @@ mod disk;
 mod draining;
 mod endings;
 mod evictions;
+mod local;
 mod merging;
 mod outputs;
 mod planting;
@@ -76,7 +77,15 @@ fn main() -> ExitCode {
         outputs::SHARED,
         merging::SHARED,
     ];
-    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, workers::ALONE, deaths()];
+    let alone = [
+        draining::ALONE,
+        starting::ALONE,
+        evictions::ALONE,
+        disk::ALONE,
+        local::ALONE,
+        workers::ALONE,
+        deaths(),
+    ];
     let mut trials = Vec::new();
     for (name, test) in alone.into_iter().flatten() {
         let test = *test;

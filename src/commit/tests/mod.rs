@@ -1,6 +1,9 @@
 //! Tests of publishing: collected from a plain directory that stands for an upper layer.
 
+mod claims;
+mod crash;
 mod crossing;
+mod recovering;
 mod replacing;
 mod whole;
 
@@ -8,25 +11,40 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use crate::commit::{PublishError, PublishOptions, Published, publish};
+use crate::commit::{
+    Durability, Journal, Prepared, PublishError, PublishOptions, Published, Recovered, prepare,
+    publish_unopposed, recover,
+};
 use crate::output::{CollectOptions, Marks, collect};
 use crate::stage::limits::TreeLimits;
 use crate::stage::tests::{open, outputs};
 
 /// A layer and a destination.
 struct Fixture {
-    _temp: tempfile::TempDir,
+    /// What holds all of it, and the journal; goes with the fixture unless it is somebody else's.
+    home: PathBuf,
+    _temp: Option<tempfile::TempDir>,
     upper: PathBuf,
     dest: PathBuf,
 }
 
 impl Fixture {
     fn new() -> Self {
-        let temp = tempfile::tempdir().unwrap();
-        let (upper, dest) = (temp.path().join("upper"), temp.path().join("dest"));
-        fs::create_dir(&upper).unwrap();
-        fs::create_dir(&dest).unwrap();
-        Self { _temp: temp, upper, dest }
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(dir: &Path) -> Self {
+        let temp = tempfile::tempdir_in(dir).unwrap();
+        let fixture = Self::at(temp.path().to_path_buf());
+        fs::create_dir(&fixture.upper).unwrap();
+        fs::create_dir(&fixture.dest).unwrap();
+        Self { _temp: Some(temp), ..fixture }
+    }
+
+    /// One that another process made.
+    fn at(home: PathBuf) -> Self {
+        // As a layer has it, so that a recovery can name it.
+        Self { upper: home.join("upper"), dest: home.join("dest"), home, _temp: None }
     }
 
     /// Writes `contents` to `path` of the layer.
@@ -49,7 +67,7 @@ impl Fixture {
         self.publish_to(&self.dest, declared)
     }
 
-    fn publish_to(&self, dest: &Path, declared: &[&str]) -> Result<Published, PublishError> {
+    fn collect(&self, declared: &[&str]) -> crate::output::Collected {
         let options = CollectOptions {
             marks: Marks::Trusted,
             owner: None,
@@ -58,8 +76,35 @@ impl Fixture {
             lower_is_destination: false,
         };
         let upper = open(&self.upper);
-        let collected = collect(upper.as_fd(), None, &outputs(declared), &options).unwrap();
-        publish(collected, open(dest).as_fd(), &PublishOptions::default())
+        collect(upper.as_fd(), None, &outputs(declared), &options).unwrap()
+    }
+
+    fn journal(&self) -> Journal {
+        Journal::open(open(&self.home).as_fd(), Durability::Process).unwrap()
+    }
+
+    fn publish_to(&self, dest: &Path, declared: &[&str]) -> Result<Published, PublishError> {
+        let collected = self.collect(declared);
+        let journal = self.journal();
+        let dest = open(dest);
+        let answer = publish_unopposed(collected, dest.as_fd(), &journal, b"t", &PublishOptions::default());
+        journal.close();
+        answer
+    }
+
+    fn prepare(&self, journal: &Journal, declared: &[&str]) -> Prepared {
+        let collected = self.collect(declared);
+        prepare(collected, open(&self.dest).as_fd(), journal, b"//a:b", &PublishOptions::default()).unwrap()
+    }
+
+    fn recover(&self) -> Recovered {
+        let _none_starts = crate::stage::tests::STARTING_CHILDREN.read().unwrap();
+        recover(open(&self.home).as_fd(), Durability::Process).unwrap()
+    }
+
+    /// Nothing of the journal is left.
+    fn no_journal(&self) -> bool {
+        !self.home.join("journal").exists()
     }
 
     fn refused(&self, declared: &[&str], part: &str) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::commit::{Handoff, PublishOptions, publish};
+use crate::commit::{Durability, Handoff, Journal, PublishOptions, publish_unopposed};
 use crate::output::{CollectOptions, Marks, collect, undeclared};
 use crate::stage::limits::TreeLimits;
 use crate::stage::tests::{inputs, open, outputs, root_or_skip};
@@ -65,7 +65,9 @@ fn from_declared_inputs_to_published_outputs() {
     let beside = undeclared(layer.upper(), &declared, Marks::Trusted, TreeLimits::DEFAULT).unwrap();
     assert_eq!(beside.written, [std::path::Path::new("src/a.c")]);
     let owner = PublishOptions { owner: options.owner, ..PublishOptions::default() };
-    let published = publish(collected, exec_root.as_fd(), &owner).unwrap();
+    let journal = Journal::open(layer.place(), Durability::Power).unwrap();
+    let published = publish_unopposed(collected, exec_root.as_fd(), &journal, b"", &owner).unwrap();
+    journal.close();
     assert_eq!((published.renamed, published.bytes_copied, published.handoff), (2, 0, Handoff::Rename));
     layer.destroy().unwrap();
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{Layers, names, options};
-use crate::commit::publish;
+use crate::commit::{Durability, Journal, publish_unopposed};
 use crate::output::{CollectOptions, Marks, undeclared};
 use crate::stage::limits::TreeLimits;
 use crate::stage::tests::{in_initial_user_namespace, open, outputs, root_or_skip};
@@ -111,7 +111,8 @@ fn a_merged_directory_is_what_the_action_saw() {
     assert_eq!(fs::read_to_string(layers.lower.join("out/gone")).unwrap(), "gone", "lower is only read");
     let dest = layers.temp.path().join("dest");
     tree(&dest, &[("out/stale", "stale")]);
-    publish(collected, open(&dest).as_fd(), &Default::default()).unwrap();
+    let journal = Journal::open(open(layers.temp.path()).as_fd(), Durability::Process).unwrap();
+    publish_unopposed(collected, open(&dest).as_fd(), &journal, b"", &Default::default()).unwrap();
     assert_eq!(names(&dest.join("out")), expected);
     let mut list = [0u8; 256];
     assert_eq!(

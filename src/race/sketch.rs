@@ -1,0 +1,237 @@
+//! The last so many durations of something, and their distribution.
+//!
+//! A ring of logarithms: two bytes a value, from a microsecond to days, each within 0.1 percent. What is old falls out,
+//! so that a changed network or machine is noticed after as many runs as the ring holds.
+//!
+//! Invariants: pure; a [`Quantiles`] rises; what is read back from bytes is any ring or an error, never a panic.
+
+use std::time::Duration;
+
+/// Steps per doubling.
+const STEPS: f64 = 1024.0;
+
+/// Quantiles at 5, 15, … 95 percent.
+pub const GRID: usize = 10;
+
+/// The last durations, newest overwriting oldest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ring {
+    values: Vec<u16>,
+    next: usize,
+    capacity: usize,
+}
+
+impl Ring {
+    /// For so many.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Ring { values: Vec::new(), next: 0, capacity: capacity.max(1) }
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, duration: Duration) {
+        let value = encode(duration);
+        if self.values.len() < self.capacity {
+            self.values.push(value);
+        } else if let Some(oldest) = self.values.get_mut(self.next) {
+            *oldest = value;
+        }
+        self.next = (self.next + 1) % self.capacity;
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Their distribution, if there are at least `least`.
+    #[must_use]
+    pub fn quantiles(&self, least: usize) -> Option<Quantiles> {
+        if self.values.len() < least.max(1) {
+            return None;
+        }
+        let mut sorted = self.values.clone();
+        sorted.sort_unstable();
+        let last = sorted.len() - 1;
+        let mut grid = [0.0; GRID];
+        for (index, quantile) in grid.iter_mut().enumerate() {
+            // Nearest rank at (index + ½) / GRID.
+            let rank = (sorted.len() * (2 * index + 1)).div_ceil(2 * GRID) - 1;
+            *quantile = decode(sorted.get(rank.min(last)).copied().unwrap_or(0));
+        }
+        Some(Quantiles { grid })
+    }
+
+    /// For keeping.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let oldest = if self.values.len() < self.capacity { 0 } else { self.next };
+        let (newer, older) = self.values.split_at(oldest.min(self.values.len()));
+        older.iter().chain(newer).flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    /// What was kept, oldest first; of more than fit, the newest.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8], capacity: usize) -> Self {
+        let mut ring = Ring::new(capacity);
+        let (pairs, _) = bytes.as_chunks::<2>();
+        let newest = pairs.len().saturating_sub(ring.capacity);
+        ring.values = pairs.iter().skip(newest).map(|pair| u16::from_le_bytes(*pair)).collect();
+        ring.next = ring.values.len() % ring.capacity;
+        ring
+    }
+}
+
+/// A distribution as its quantiles, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantiles {
+    grid: [f64; GRID],
+}
+
+impl Quantiles {
+    /// That of one value.
+    #[must_use]
+    pub fn exactly(duration: Duration) -> Self {
+        Quantiles { grid: [duration.as_secs_f64(); GRID] }
+    }
+
+    /// The value below which about `part` (0 to 1) of all lie.
+    #[must_use]
+    pub fn at(&self, part: f64) -> Duration {
+        let index = (part.clamp(0.0, 1.0) * GRID as f64).floor() as usize;
+        seconds(self.grid.get(index.min(GRID - 1)).copied().unwrap_or(0.0))
+    }
+
+    /// Of the sum with something that is long when this is long.
+    #[must_use]
+    pub fn plus(&self, other: &Quantiles) -> Quantiles {
+        let mut grid = self.grid;
+        grid.iter_mut().zip(other.grid).for_each(|(sum, more)| *sum += more);
+        Quantiles { grid }
+    }
+
+    /// The chance that this, started at `start`, ends before `rival`, which started at 0 and has not ended at `start`.
+    /// `None` if the rival has never taken that long.
+    #[must_use]
+    pub fn chance_against(&self, rival: &Quantiles, start: Duration, wait: Duration) -> Option<f64> {
+        let (start, begin) = (start.as_secs_f64(), (start + wait).as_secs_f64());
+        let late = rival.grid.iter().filter(|&&end| end > start);
+        let (mut pairs, mut wins) = (0_u32, 0_u32);
+        for end in late {
+            pairs += GRID as u32;
+            wins += self.grid.iter().filter(|&&run| begin + run < *end).count() as u32;
+        }
+        (pairs > 0).then(|| f64::from(wins) / f64::from(pairs))
+    }
+
+    /// How long to hold this back, so that it starts only with at least that chance to end before `rival`. Once the
+    /// rival takes longer than ever it is time in any case.
+    #[must_use]
+    pub fn hold_against(&self, rival: &Quantiles, wait: Duration, chance: f64) -> Duration {
+        let starts = std::iter::once(0.0).chain(rival.grid).map(seconds);
+        for start in starts {
+            match self.chance_against(rival, start, wait) {
+                Some(found) if found < chance => {}
+                _ => return start,
+            }
+        }
+        rival.at(1.0)
+    }
+}
+
+/// Never fails: a value that is no duration is none that was measured.
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or_default()
+}
+
+fn encode(duration: Duration) -> u16 {
+    let micros = duration.as_secs_f64() * 1e6;
+    // Saturates at both ends: `as` from a float does.
+    ((micros + 1.0).log2() * STEPS).round() as u16
+}
+
+fn decode(value: u16) -> f64 {
+    ((f64::from(value) / STEPS).exp2() - 1.0) / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn ring(millis: impl IntoIterator<Item = u64>) -> Ring {
+        let mut ring = Ring::new(32);
+        millis.into_iter().for_each(|value| ring.push(ms(value)));
+        ring
+    }
+
+    #[test]
+    fn a_code_is_within_a_thousandth() {
+        for micros in [0, 1, 17, 999, 12_345, 1_000_000, 3_600_000_000, 86_400_000_000_u64] {
+            let back = decode(encode(Duration::from_micros(micros))) * 1e6;
+            assert!((back - micros as f64).abs() <= 0.001 * micros as f64 + 0.001, "{micros}: {back}");
+        }
+        assert_eq!(encode(Duration::MAX), u16::MAX);
+    }
+
+    #[test]
+    fn the_newest_count() {
+        let mut full = ring(1..=32);
+        for _ in 0..32 {
+            full.push(ms(500));
+        }
+        let quantiles = full.quantiles(5).unwrap();
+        assert!(quantiles.at(0.0) > ms(499) && quantiles.at(1.0) < ms(501));
+        assert_eq!(ring(1..=4).quantiles(5), None);
+    }
+
+    #[test]
+    fn quantiles_rise() {
+        let quantiles = ring((1..=20).rev()).quantiles(1).unwrap();
+        let found: Vec<u64> =
+            (0..10).map(|at| quantiles.at(f64::from(at) / 10.0).as_micros() as u64).collect();
+        assert!(found.is_sorted(), "{found:?}");
+        assert!((9_900..=11_100).contains(&found[5]), "{found:?}");
+    }
+
+    #[test]
+    fn a_ring_survives_its_bytes() {
+        for count in [0, 1, 31, 32, 33, 80] {
+            let ring = ring(1..=count);
+            let bytes = ring.to_bytes();
+            let back = Ring::from_bytes(&bytes, 32);
+            assert_eq!((back.quantiles(1), back.to_bytes()), (ring.quantiles(1), bytes));
+        }
+        let odd = Ring::from_bytes(&[1, 2, 3], 32);
+        assert_eq!(odd.len(), 1);
+    }
+
+    #[test]
+    fn the_surely_slower_waits_until_the_other_is_late() {
+        let (fast, slow) = (Quantiles::exactly(ms(100)), Quantiles::exactly(ms(1000)));
+        assert_eq!(fast.hold_against(&slow, ms(0), 0.25), ms(0));
+        assert_eq!(slow.hold_against(&fast, ms(0), 0.25), ms(100));
+        // Who has to wait for a place is not so fast any more.
+        assert_eq!(fast.hold_against(&slow, ms(950), 0.25), ms(1000));
+    }
+
+    #[test]
+    fn of_two_sides_one_starts_at_once() {
+        for shift in 0..40 {
+            let one = ring((1..=20).map(|value| value * 10)).quantiles(1).unwrap();
+            let other = ring((1..=20).map(|value| value * 7 + shift * 5)).quantiles(1).unwrap();
+            let holds = [one.hold_against(&other, ms(0), 0.25), other.hold_against(&one, ms(0), 0.25)];
+            assert!(holds.contains(&Duration::ZERO), "{shift}: {holds:?}");
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! A cluster that speaks REAPI v2, with what keeps it from hurting us: deadlines, retries within a budget, a breaker.
+//!
+//! ```text
+//!   call ─► breaker ─ refused: at once, no waiting
+//!             └ go ─► channel, deadline ─► answer ─► breaker: the remote lives
+//!                                        └ outage ─► breaker: one more failure ─► pause ─► again, within the budget
+//! ```
+//! Invariants: no call is without a deadline, but for streams, whose peers are asked for signs of life; a caller who
+//! goes away in the middle of a trial leaves the trial to the next. Limits: one HTTP/2 connection.
+
+use super::breaker::{Admission, Breaker, BreakerOptions};
+use super::retry::{Budget, RetryOptions};
+use super::transfer::Transfers;
+use crate::action::{Digest, DigestFunction};
+use bytes::Bytes;
+use fulgurite_proto::reapi;
+use prost::Message;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+
+/// The header that says which build a request is of.
+const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
+/// How a cluster is reached, and what it is trusted with.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// `grpc://host:port`, `grpcs://host:port`, `host:port`, or `unix:/path`.
+    pub address: String,
+    /// The instance.
+    pub instance: String,
+    /// How blobs are named.
+    pub function: DigestFunction,
+    /// Authorities that the server's certificate must come from (PEM); `None`: those of the system's that are built in.
+    pub authorities_pem: Option<Vec<u8>>,
+    /// Our certificate and its key (PEM).
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// Sent with every call, as `authorization: Bearer …`.
+    pub token: Option<String>,
+    /// Sent with every call.
+    pub headers: Vec<(String, String)>,
+    /// How long connecting may take.
+    pub connect_within: Duration,
+    /// How long a call that is no stream may take.
+    pub call_within: Duration,
+    /// When it is taken to be gone.
+    pub breaker: BreakerOptions,
+    /// When calls are tried again.
+    pub retry: RetryOptions,
+}
+
+impl ClusterOptions {
+    /// The defaults, for an address.
+    #[must_use]
+    pub fn at(address: &str) -> Self {
+        ClusterOptions {
+            address: address.to_owned(),
+            instance: String::new(),
+            function: DigestFunction::Sha256,
+            authorities_pem: None,
+            identity_pem: None,
+            token: None,
+            headers: Vec::new(),
+            connect_within: Duration::from_secs(5),
+            call_within: Duration::from_secs(60),
+            breaker: BreakerOptions::default(),
+            retry: RetryOptions::default(),
+        }
+    }
+}
+
+/// Why a cluster could not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The options make no sense.
+    #[error("{what}: {why}")]
+    Options {
+        /// Which.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// It is taken to be gone, and was not asked.
+    #[error("the remote is taken to be gone: it is tried again in {} ms", retry_in.as_millis())]
+    BreakerOpen {
+        /// When.
+        retry_in: Duration,
+    },
+    /// It refused, or could not be reached.
+    #[error("{call} failed: {code:?}: {message}")]
+    Status {
+        /// What was called.
+        call: &'static str,
+        /// The code.
+        code: Code,
+        /// What it said.
+        message: String,
+    },
+    /// Blobs that it should have are not there.
+    #[error("{} blobs are not at the remote, {:?} among them", .0.len(), .0.first().map(Digest::to_string))]
+    Missing(Vec<Digest>),
+    /// The answer is no answer.
+    #[error("{call}: the remote's answer is malformed: {why}")]
+    Malformed {
+        /// What was called.
+        call: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// It gave other bytes than those that were asked for.
+    #[error("{wanted} was asked for and {got} came")]
+    Corrupt {
+        /// The digest.
+        wanted: Digest,
+        /// What came.
+        got: String,
+    },
+    /// Our own store failed.
+    #[error("cannot keep what the remote has: {0}")]
+    Store(String),
+}
+
+impl ClusterError {
+    /// Whether it is an outage: nobody answered.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            ClusterError::BreakerOpen { .. } => true,
+            ClusterError::Status { code, .. } => is_outage(*code),
+            _ => false,
+        }
+    }
+}
+
+/// A code that a remote in good health does not give.
+fn is_outage(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown)
+}
+
+/// What the cluster can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// It executes actions.
+    pub executes: bool,
+    /// Most bytes of a batch.
+    pub batch_bytes_max: usize,
+    /// Blobs may travel as zstd frames.
+    pub zstd: bool,
+    /// We may fill its action cache.
+    pub may_update: bool,
+}
+
+/// A cluster. Clones share its connection, its breaker, and what is on its way.
+#[derive(Clone)]
+pub struct Cluster {
+    pub(super) shared: Arc<Shared>,
+    /// Encoded RequestMetadata.
+    metadata: Bytes,
+}
+
+pub(super) struct Shared {
+    pub(super) options: ClusterOptions,
+    channel: Channel,
+    headers: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
+    health: Mutex<Health>,
+    began: Instant,
+    capabilities: tokio::sync::OnceCell<Capabilities>,
+    pub(super) transfers: Transfers,
+}
+
+struct Health {
+    breaker: Breaker,
+    budget: Budget,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("address", &self.shared.options.address).finish_non_exhaustive()
+    }
+}
+
+/// A call that was admitted. Dropped without an answer, it leaves a trial to the next.
+struct Admitted<'a> {
+    cluster: &'a Cluster,
+    is_trial: bool,
+    is_over: bool,
+}
+
+impl Admitted<'_> {
+    fn answered(&mut self, result: Result<(), Code>) {
+        self.is_over = true;
+        let now = self.cluster.now();
+        let mut health = self.cluster.health();
+        match result {
+            Err(code) if is_outage(code) => {
+                if health.breaker.failed(now) {
+                    let remote = &self.cluster.shared.options.address;
+                    tracing::warn!(%remote, ?code, "the remote is taken to be gone");
+                }
+            }
+            _ => {
+                health.budget.refill();
+                if health.breaker.succeeded(now) {
+                    let remote = &self.cluster.shared.options.address;
+                    tracing::info!(%remote, "the remote is there again");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if self.is_trial && !self.is_over {
+            let now = self.cluster.now();
+            self.cluster.health().breaker.abandoned(now);
+        }
+    }
+}
+
+fn option(what: impl Into<String>) -> impl FnOnce(String) -> ClusterError {
+    move |why| ClusterError::Options { what: what.into(), why }
+}
+
+fn endpoint(options: &ClusterOptions) -> Result<Endpoint, ClusterError> {
+    let address = &options.address;
+    let bad = |why: String| option(format!("cannot use the remote {address:?}"))(why);
+    let (uri, tls) = match address.split_once("://") {
+        Some(("grpc" | "http", rest)) => (format!("http://{rest}"), false),
+        Some(("grpcs" | "https", rest)) => (format!("https://{rest}"), true),
+        Some((scheme, _)) => {
+            return Err(bad(format!("there is no scheme {scheme:?}: grpc, grpcs and unix are known")));
+        }
+        None if address.starts_with("unix:") => (address.clone(), false),
+        None => (format!("http://{address}"), false),
+    };
+    let mut endpoint = Endpoint::from_shared(uri)
+        .map_err(|error| bad(error.to_string()))?
+        .tcp_nodelay(true)
+        .connect_timeout(options.connect_within)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(false);
+    let wants_tls = options.authorities_pem.is_some() || options.identity_pem.is_some();
+    if !tls && wants_tls {
+        return Err(bad("certificates need grpcs://".to_owned()));
+    }
+    if tls {
+        let mut config = ClientTlsConfig::new();
+        if let Some(authorities) = &options.authorities_pem {
+            config = config.ca_certificate(Certificate::from_pem(authorities));
+        }
+        if let Some((certificate, key)) = &options.identity_pem {
+            config = config.identity(Identity::from_pem(certificate, key));
+        }
+        endpoint = endpoint.tls_config(config).map_err(|error| bad(error.to_string()))?;
+    }
+    Ok(endpoint)
+}
+
+impl Cluster {
+    /// Prepares a connection, which is made with the first call. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClusterError::Options`].
+    pub fn new(options: ClusterOptions) -> Result<Cluster, ClusterError> {
+        let channel = endpoint(&options)?.connect_lazy();
+        let mut headers = Vec::new();
+        let token = options.token.iter().map(|token| ("authorization".to_owned(), format!("Bearer {token}")));
+        for (name, value) in options.headers.iter().cloned().chain(token) {
+            let bad = |why: String| option(format!("cannot send the header {name:?}"))(why);
+            let key = MetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes());
+            let value = MetadataValue::try_from(value.as_str());
+            headers.push((
+                key.map_err(|error| bad(error.to_string()))?,
+                value.map_err(|error| bad(error.to_string()))?,
+            ));
+        }
+        let health = Health { breaker: Breaker::new(options.breaker), budget: Budget::default() };
+        let shared = Shared {
+            options,
+            channel,
+            headers,
+            health: Mutex::new(health),
+            began: Instant::now(),
+            capabilities: tokio::sync::OnceCell::new(),
+            transfers: Transfers::default(),
+        };
+        Ok(Cluster { shared: Arc::new(shared), metadata: Bytes::new() })
+    }
+
+    /// The same, for calls on behalf of one action: what the server is fair between, and logs.
+    #[must_use]
+    pub fn for_action(&self, invocation: &str, mnemonic: &str, action: &Digest) -> Cluster {
+        let metadata = reapi::RequestMetadata {
+            tool_details: Some(reapi::ToolDetails {
+                tool_name: "fulgurite".to_owned(),
+                tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            tool_invocation_id: invocation.to_owned(),
+            action_mnemonic: mnemonic.to_owned(),
+            action_id: action.hex(),
+            ..reapi::RequestMetadata::default()
+        };
+        Cluster { shared: self.shared.clone(), metadata: metadata.encode_to_vec().into() }
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.began.elapsed()
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.shared.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether calls are made at all just now.
+    #[must_use]
+    pub fn is_taken_to_be_gone(&self) -> bool {
+        !self.health().breaker.is_closed()
+    }
+
+    pub(super) fn instance(&self) -> String {
+        self.shared.options.instance.clone()
+    }
+
+    pub(super) fn function(&self) -> DigestFunction {
+        self.shared.options.function
+    }
+
+    pub(super) fn wire_function(&self) -> i32 {
+        let value = match self.shared.options.function {
+            DigestFunction::Sha256 => reapi::digest_function::Value::Sha256,
+            DigestFunction::Blake3 => reapi::digest_function::Value::Blake3,
+        };
+        value.into()
+    }
+
+    pub(super) fn channel(&self) -> Channel {
+        self.shared.channel.clone()
+    }
+
+    /// A request with the headers that all have.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        for (name, value) in &self.shared.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if !self.metadata.is_empty() {
+            headers.insert_bin(METADATA, MetadataValue::from_bytes(&self.metadata));
+        }
+        request
+    }
+
+    fn admit(&self) -> Result<Admitted<'_>, ClusterError> {
+        let admission = self.health().breaker.admit(self.now());
+        let is_trial = match admission {
+            Admission::Go => false,
+            Admission::Trial => true,
+            Admission::Refused { retry_in } => return Err(ClusterError::BreakerOpen { retry_in }),
+        };
+        Ok(Admitted { cluster: self, is_trial, is_over: false })
+    }
+
+    /// Makes a call, with a deadline and further tries.
+    pub(super) async fn call<T, R>(&self, call: &'static str, make: impl Fn() -> R) -> Result<T, ClusterError>
+    where
+        R: Future<Output = Result<T, Status>>,
+    {
+        let within = self.shared.options.call_within;
+        self.call_within(call, within, make).await
+    }
+
+    /// The same with a deadline of its own: that of a stream's beginning, or of a large transfer.
+    pub(super) async fn call_within<T, R>(
+        &self,
+        call: &'static str,
+        within: Duration,
+        make: impl Fn() -> R,
+    ) -> Result<T, ClusterError>
+    where
+        R: Future<Output = Result<T, Status>>,
+    {
+        let mut tries = 1;
+        loop {
+            let mut admitted = self.admit()?;
+            let status = match tokio::time::timeout(within, make()).await {
+                Ok(Ok(answer)) => {
+                    admitted.answered(Ok(()));
+                    return Ok(answer);
+                }
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded(format!("no answer within {} s", within.as_secs())),
+            };
+            admitted.answered(Err(status.code()));
+            drop(admitted);
+            tries += 1;
+            let pause = self.pause(tries, &status);
+            let Some(pause) = pause else { return Err(failed(call, &status)) };
+            tracing::debug!(call, code = ?status.code(), tries, "a call is made again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    pub(super) fn pause(&self, next: u32, status: &Status) -> Option<Duration> {
+        let mut health = self.health();
+        let retry = self.shared.options.retry;
+        retry.pause(next, status.code(), retry_delay(status), random(), &mut health.budget)
+    }
+
+    /// A stream that broke is a failure of the remote's, though its beginning was none.
+    pub(super) fn stream_broke(&self, status: &Status) {
+        if is_outage(status.code()) {
+            let now = self.now();
+            let _ = self.health().breaker.failed(now);
+        }
+    }
+
+    /// What the cluster can do; asked once.
+    ///
+    /// # Errors
+    /// [`ClusterError`], when it cannot be asked; the next caller asks again.
+    pub async fn capabilities(&self) -> Result<Capabilities, ClusterError> {
+        let asked = self.shared.capabilities.get_or_try_init(|| self.ask_capabilities()).await?;
+        Ok(*asked)
+    }
+
+    async fn ask_capabilities(&self) -> Result<Capabilities, ClusterError> {
+        use fulgurite_proto::reapi::capabilities_client::CapabilitiesClient;
+        const CALL: &str = "GetCapabilities";
+        let ask = || async {
+            let request = reapi::GetCapabilitiesRequest { instance_name: self.instance() };
+            CapabilitiesClient::new(self.channel()).get_capabilities(self.request(request)).await
+        };
+        let answer = self.call(CALL, ask).await?.into_inner();
+        let cache = answer.cache_capabilities.unwrap_or_default();
+        let functions = &cache.digest_functions;
+        if !functions.is_empty() && !functions.contains(&self.wire_function()) {
+            let name = self.function().name();
+            return Err(option("cannot use the remote")(format!("it does not know digest function {name}")));
+        }
+        let batch = usize::try_from(cache.max_batch_total_size_bytes).unwrap_or(0);
+        Ok(Capabilities {
+            executes: answer.execution_capabilities.is_some_and(|execution| execution.exec_enabled),
+            batch_bytes_max: if batch == 0 {
+                super::limits::BATCH_BYTES_MAX
+            } else {
+                batch.min(super::limits::BATCH_BYTES_MAX)
+            },
+            zstd: cache.supported_compressors.contains(&(reapi::compressor::Value::Zstd as i32)),
+            may_update: cache.action_cache_update_capabilities.is_some_and(|update| update.update_enabled),
+        })
+    }
+}
+
+pub(super) fn failed(call: &'static str, status: &Status) -> ClusterError {
+    // Of our own transport, the last cause is the one that says something.
+    let mut message = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause {
+        message = deeper.to_string();
+        cause = deeper.source();
+    }
+    ClusterError::Status { call, code: status.code(), message }
+}
+
+/// The pause that a server asks for.
+fn retry_delay(status: &Status) -> Option<Duration> {
+    use fulgurite_proto::google::rpc;
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|any| any.type_url.ends_with("google.rpc.RetryInfo"))?;
+    let delay = rpc::RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
+    let seconds = u64::try_from(delay.seconds).ok()?;
+    Some(Duration::new(seconds, u32::try_from(delay.nanos).unwrap_or(0).min(999_999_999)))
+}
+
+/// Within 0 and 1.
+fn random() -> f64 {
+    let mut bytes = [0u8; 4];
+    // Without randomness all wait for as long as they may.
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(_) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 1.0,
+    }
+}

@@ -1,0 +1,299 @@
+//! The client of a daemon's local API: one action over a Unix socket, with paths in place of digests.
+//!
+//! ```text
+//!   run ─► connect ─► RunRequest ─► Printed … ─► Ended
+//! ```
+//! Invariants: dropping the call cancels the run; an answer that ends without an outcome is an error, never a success.
+//! Limits: one connection for one action; a name of a socket has at most 107 bytes.
+
+use crate::exec::executor::Placement;
+use fulgurite_proto::v1;
+use fulgurite_proto::v1::local_client::LocalClient;
+use fulgurite_proto::v1::run_event::Event;
+use hyper_util::rt::TokioIo;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// The largest event that a daemon sends: a piece of output, or an outcome with many outputs.
+const EVENT_BYTES_MAX: usize = 64 << 20;
+
+/// An action for a daemon. Paths and texts are bytes, as the operating system has them.
+#[derive(Clone, Debug, Default)]
+pub struct DaemonRun {
+    /// Absolute.
+    pub exec_root: Vec<u8>,
+    /// The command.
+    pub arguments: Vec<Vec<u8>>,
+    /// Its whole environment.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Source and target; empty: the whole exec root.
+    pub inputs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Relative to the exec root.
+    pub outputs: Vec<Vec<u8>>,
+    /// Publish what there is although the command failed.
+    pub outputs_on_failure: bool,
+    /// Where it starts, relative to the exec root.
+    pub working_directory: Vec<u8>,
+    /// Platform properties.
+    pub platform: Vec<(String, String)>,
+    /// When it is killed.
+    pub timeout: Option<Duration>,
+    /// Limits: memory in bytes, thousandths of a core, processes.
+    pub limits: (Option<u64>, Option<u32>, Option<u32>),
+    /// What kind of action it is.
+    pub mnemonic: String,
+    /// Where it runs.
+    pub placement: Placement,
+    /// Neither served from the action cache nor kept there.
+    pub do_not_cache: bool,
+    /// Run it although there is a result.
+    pub fresh: bool,
+    /// The host's network.
+    pub host_network: bool,
+}
+
+/// What comes before the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DaemonEvent {
+    /// The command wrote this to standard output.
+    Stdout(Vec<u8>),
+    /// The command wrote this to standard error.
+    Stderr(Vec<u8>),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DaemonEnd {
+    /// The command's own exit code.
+    Exited(i32),
+    /// It was killed at the end of its time.
+    TimedOut,
+    /// It used more memory than it may.
+    OutOfMemory,
+    /// It was canceled.
+    Canceled,
+    /// The run itself failed.
+    Failed {
+        /// What, and why.
+        message: String,
+        /// What would help.
+        hint: Option<String>,
+    },
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonOutcome {
+    /// How it ended.
+    pub end: DaemonEnd,
+    /// Out of the action cache.
+    pub cached: bool,
+    /// Who ran it.
+    pub worker: String,
+    /// Outputs that are published.
+    pub outputs: usize,
+    /// What the daemon has to say.
+    pub notes: Vec<String>,
+    /// Microseconds by phase.
+    pub phases: Vec<(String, u64)>,
+}
+
+/// What a daemon is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonStatus {
+    /// Its version.
+    pub version: String,
+    /// Actions that have a slot.
+    pub running: u32,
+    /// Actions that wait for one.
+    pub queued: u32,
+    /// What was counted since its start, sorted by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// Why there is no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Nobody listens.
+    #[error("cannot reach a daemon at {}: {why}", socket.display())]
+    Connect {
+        /// Where it was looked for.
+        socket: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// It was there, and gave no answer.
+    #[error("the daemon at {} {what}", socket.display())]
+    Lost {
+        /// Where it is.
+        socket: PathBuf,
+        /// What happened.
+        what: String,
+    },
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Daemon {
+    socket: PathBuf,
+    client: LocalClient<Channel>,
+}
+
+impl Daemon {
+    /// Connects. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`DaemonError::Connect`].
+    pub async fn connect(socket: &Path) -> Result<Daemon, DaemonError> {
+        let path = socket.to_owned();
+        // First by hand: the transport's own message hides why.
+        let first = UnixStream::connect(&path)
+            .await
+            .map_err(|error| DaemonError::Connect { socket: path.clone(), why: error.to_string() })?;
+        let mut first = Some(first);
+        let connector = tower::service_fn(move |_| {
+            let (first, path) = (first.take(), path.clone());
+            async move {
+                match first {
+                    Some(stream) => Ok(TokioIo::new(stream)),
+                    None => UnixStream::connect(path).await.map(TokioIo::new),
+                }
+            }
+        });
+        // The name means nothing on a Unix socket, and HTTP/2 wants one.
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await;
+        let channel = channel
+            .map_err(|error| DaemonError::Connect { socket: socket.to_owned(), why: error.to_string() })?;
+        let client = LocalClient::new(channel).max_decoding_message_size(EVENT_BYTES_MAX);
+        Ok(Daemon { socket: socket.to_owned(), client })
+    }
+
+    fn lost(&self, what: impl Into<String>) -> DaemonError {
+        DaemonError::Lost { socket: self.socket.clone(), what: what.into() }
+    }
+
+    fn refused(&self, status: &Status) -> DaemonError {
+        self.lost(match status.code() {
+            Code::Unavailable | Code::Unknown => format!("has gone away: {}", status.message()),
+            _ => format!("refused: {}", status.message()),
+        })
+    }
+
+    /// Runs an action.
+    ///
+    /// # Errors
+    /// [`DaemonError::Lost`]; what goes wrong with the run itself is an outcome.
+    pub async fn run(
+        &mut self,
+        run: DaemonRun,
+        mut on: impl FnMut(DaemonEvent),
+    ) -> Result<DaemonOutcome, DaemonError> {
+        let called = self.client.run(request(run)).await;
+        let mut events = match called {
+            Ok(response) => response.into_inner(),
+            Err(status) if status.code() == Code::InvalidArgument => return Ok(refusal(&status)),
+            Err(status) => return Err(self.refused(&status)),
+        };
+        loop {
+            match events.message().await {
+                Ok(Some(v1::RunEvent { event })) => match event {
+                    Some(Event::Stdout(bytes)) => on(DaemonEvent::Stdout(bytes)),
+                    Some(Event::Stderr(bytes)) => on(DaemonEvent::Stderr(bytes)),
+                    Some(Event::Outcome(outcome)) => return Ok(decode(outcome)),
+                    Some(Event::Started(_)) | None => {}
+                },
+                Ok(None) => return Err(self.lost("ended the call without an outcome")),
+                Err(status) => return Err(self.refused(&status)),
+            }
+        }
+    }
+
+    /// What the daemon is doing.
+    ///
+    /// # Errors
+    /// [`DaemonError::Lost`].
+    pub async fn status(&mut self) -> Result<DaemonStatus, DaemonError> {
+        let got = self.client.get_status(v1::GetStatusRequest {}).await;
+        let status = got.map_err(|status| self.refused(&status))?.into_inner();
+        let v1::Status { version, actions_running, actions_queued, counters, .. } = status;
+        let mut counters: Vec<(String, u64)> = counters.into_iter().collect();
+        counters.sort();
+        Ok(DaemonStatus { version, running: actions_running, queued: actions_queued, counters })
+    }
+}
+
+fn request(run: DaemonRun) -> v1::RunRequest {
+    let (memory_bytes_max, cpu_milli_max, pids_max) = run.limits;
+    let timeout_ms = run.timeout.map(|timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
+    let variable = |(name, value)| v1::EnvironmentVariable { name, value };
+    let property = |(name, value)| v1::Property { name, value };
+    v1::RunRequest {
+        exec_root: run.exec_root,
+        arguments: run.arguments,
+        environment: run.environment.into_iter().map(variable).collect(),
+        inputs: run.inputs.into_iter().map(|(source, target)| v1::Input { source, target }).collect(),
+        outputs: run.outputs,
+        limits: Some(v1::Limits { memory_bytes_max, cpu_milli_max, pids_max, timeout_ms }),
+        network: if run.host_network { v1::Network::Host } else { v1::Network::Unspecified } as i32,
+        outputs_on_failure: run.outputs_on_failure,
+        mnemonic: run.mnemonic,
+        do_not_cache: run.do_not_cache,
+        fresh: run.fresh,
+        working_directory: run.working_directory,
+        platform: run.platform.into_iter().map(property).collect(),
+        exec_strategy: match run.placement {
+            Placement::Configured => v1::ExecStrategy::Unspecified,
+            Placement::Local => v1::ExecStrategy::Local,
+            Placement::Remote => v1::ExecStrategy::Remote,
+            Placement::RemoteLocalFallback => v1::ExecStrategy::RemoteLocalFallback,
+            Placement::Racing => v1::ExecStrategy::Racing,
+        } as i32,
+        ..v1::RunRequest::default()
+    }
+}
+
+/// A request that was refused as a whole is the caller's mistake, and its outcome.
+fn refusal(status: &Status) -> DaemonOutcome {
+    let message = status.message();
+    let split = message.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (hint: "));
+    let (message, hint) = match split {
+        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+        None => (message.to_owned(), None),
+    };
+    DaemonOutcome {
+        end: DaemonEnd::Failed { message, hint },
+        cached: false,
+        worker: String::new(),
+        outputs: 0,
+        notes: Vec::new(),
+        phases: Vec::new(),
+    }
+}
+
+fn decode(outcome: v1::ActionOutcome) -> DaemonOutcome {
+    use v1::action_outcome::End;
+    let said = if outcome.message.is_empty() { None } else { Some(outcome.message) };
+    let end = match outcome.end {
+        Some(End::ExitCode(code)) => DaemonEnd::Exited(code),
+        Some(End::Signal(signal)) => DaemonEnd::Exited(128 + signal),
+        Some(End::OutOfMemory(_)) => DaemonEnd::OutOfMemory,
+        Some(End::TimedOut(_)) => DaemonEnd::TimedOut,
+        Some(End::Cancelled(_)) => DaemonEnd::Canceled,
+        Some(End::Failure(failure)) => {
+            DaemonEnd::Failed { message: failure.message, hint: failure.hints.into_iter().next() }
+        }
+        None => DaemonEnd::Failed { message: "the daemon told no end".to_owned(), hint: None },
+    };
+    let is_failure = matches!(end, DaemonEnd::Failed { .. });
+    DaemonOutcome {
+        end,
+        cached: outcome.cached,
+        worker: outcome.worker,
+        outputs: outcome.outputs.len(),
+        notes: outcome.notes.into_iter().chain(said.filter(|_| !is_failure)).collect(),
+        phases: outcome.phases.into_iter().map(|phase| (phase.name, phase.duration_us)).collect(),
+    }
+}

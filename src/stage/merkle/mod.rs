@@ -1,0 +1,129 @@
+//! Declared inputs as an input root: named by digests, with every blob in the store.
+//!
+//! ```text
+//!   InputSpec ──► files: hashed (or remembered), put into the store if it lacks them
+//!             └─► directories, innermost first: encoded, put ──► digest of the root
+//! ```
+//! What a file's digest was is remembered by device, inode, size and times ([`DigestMemory`]), so that a second
+//! import of a tree reads no file.
+//!
+//! Invariants: a symlink stays the symlink that it is, with one exception: an absolute source is resolved first; what
+//! is declared twice with one meaning is taken once, and with two meanings refused; the bytes that a digest names are
+//! those that the store has, even if somebody writes to the tree meanwhile (the store hashes what it takes).
+//! Limits: names and symlinks must be UTF-8, for REAPI has no others; of a file's mode the owner's executable bit is
+//! kept.
+
+mod memory;
+mod node;
+mod walk;
+
+pub use memory::{DigestMemory, Stamp};
+
+use super::error::StageError;
+use super::fault::{Fault, TreeError};
+use super::limits::TreeLimits;
+use crate::action::{Digest, DigestFunction, InputSpec};
+use crate::cas::{Cas, CasError};
+use node::Node;
+use rustix::fd::BorrowedFd;
+use std::path::PathBuf;
+
+/// Why there is no input root.
+#[derive(Debug, thiserror::Error)]
+pub enum MerkleError {
+    /// An input is missing, escapes, or conflicts with another.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The tree cannot be read, has what no input root can have, or is too large.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The store refuses a blob.
+    #[error("cannot take {} into the store: {why}", path.display())]
+    Store {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        why: CasError,
+    },
+    /// A name that is no UTF-8.
+    #[error("cannot send {} to another machine: {what} is not UTF-8", path.display())]
+    NotUtf8 {
+        /// Which file.
+        path: PathBuf,
+        /// Its name, or its target.
+        what: &'static str,
+    },
+    /// A file changed again and again while it was read.
+    #[error("cannot take {} as an input: somebody is writing to it", .0.display())]
+    Unsteady(PathBuf),
+}
+
+impl MerkleError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            MerkleError::Stage(error) => error.hint(),
+            MerkleError::NotUtf8 { .. } => Some("rename it, or run the command here alone"),
+            MerkleError::Unsteady(_) => Some("let the action that writes it end first"),
+            MerkleError::Tree(_) | MerkleError::Store { .. } => None,
+        }
+    }
+}
+
+impl From<Fault> for MerkleError {
+    fn from(fault: Fault) -> Self {
+        MerkleError::Tree(fault.into())
+    }
+}
+
+/// What an import gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The input root.
+    pub root: Digest,
+    /// Regular files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were read, for they were not remembered.
+    pub bytes_hashed: u64,
+    /// Files that the store did not have.
+    pub stored: u64,
+}
+
+/// Where an import takes files from, and how much it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct ImportFrom<'a> {
+    /// The directory that inputs are relative to.
+    pub exec_root: BorrowedFd<'a>,
+    /// The declared inputs; `None`: the whole exec root.
+    pub inputs: Option<&'a [InputSpec]>,
+    /// How much there may be.
+    pub limits: TreeLimits,
+    /// Nanoseconds since 1970.
+    pub now_ns: i128,
+}
+
+/// Makes the input root of declared inputs, all of whose blobs are in `cas` afterwards.
+///
+/// # Errors
+/// [`MerkleError`], naming the input.
+pub fn import(
+    cas: &Cas,
+    function: DigestFunction,
+    memory: &DigestMemory,
+    from: &ImportFrom<'_>,
+) -> Result<Imported, MerkleError> {
+    let ImportFrom { exec_root, inputs, limits, now_ns } = *from;
+    let mut walk = walk::Walk::new(cas, function, memory, limits, now_ns);
+    let root = match inputs {
+        None => walk.directory(exec_root, PathBuf::new())?,
+        Some(inputs) => walk.declared(exec_root, inputs)?,
+    };
+    let digest = node::seal(cas, function, Node::Directory(root), std::path::Path::new("."))?;
+    Ok(Imported { root: digest, ..walk.done(digest) })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The local API by its own client: paths in, outputs published into a tree.
+
+use crate::daemon::{Home, PATIENCE};
+use fulgurite_sandbox::testing::settles;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// A tree beside a daemon's state, and the client.
+struct Scene {
+    home: Home,
+    tree: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let home = Home::new();
+        let tree = home.path("tree");
+        std::fs::create_dir(&tree).unwrap();
+        Scene { home, tree }
+    }
+
+    fn fulgurite(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fulgurite"));
+        command.arg(verb).current_dir(&self.tree).stdin(Stdio::null());
+        command.env("FULGURITE_DAEMON", self.home.path("socket"));
+        command
+    }
+
+    fn run(&self, options: &[&str], script: &str) -> Output {
+        let command = ["--", "sh", "-c", script];
+        self.fulgurite("run").arg("--daemon").args(options).args(command).output().unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.tree.join(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.tree.join(name)).ok()
+    }
+
+    fn status(&self) -> String {
+        text(&self.fulgurite("status").output().unwrap().stdout)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn outputs_are_published_and_cached() {
+    let scene = Scene::new();
+    let daemon = scene.home.start(&[]);
+    scene.write("in", "1");
+    let script =
+        "cat in > out; mkdir -p d/e; echo x > d/e/f; ln -s e d/l; chmod +x out; echo said; echo err >&2";
+    let options = ["--input", "in", "--output", "out", "--output", "d/"];
+    for _ in 0..2 {
+        let ran = scene.run(&options, script);
+        assert_eq!((text(&ran.stdout), text(&ran.stderr)), ("said\n".to_owned(), "err\n".to_owned()));
+        assert!(ran.status.success());
+        assert_eq!(
+            (scene.read("out").unwrap(), scene.read("d/l/f").unwrap()),
+            ("1".to_owned(), "x\n".to_owned())
+        );
+        assert_eq!(std::fs::metadata(scene.tree.join("out")).unwrap().permissions().mode() & 0o777, 0o755);
+        // The second time both are there already.
+        scene.write("d/stale", "");
+    }
+    assert_eq!(scene.read("d/stale"), Some(String::new()), "written after the second run");
+    let ran = scene.run(&options, script);
+    assert!(ran.status.success() && scene.read("d/stale").is_none(), "{}", text(&ran.stderr));
+    scene.write("in", "2");
+    assert!(scene.run(&options, script).status.success());
+    assert_eq!(scene.read("out").unwrap(), "2");
+    daemon.end(&scene.home);
+}
+
+fn failures_publish_nothing_and_are_told() {
+    let scene = Scene::new();
+    let daemon = scene.home.start(&[]);
+    scene.write("out", "old");
+    let failed = scene.run(&["--output", "out"], "echo new > out; exit 7");
+    assert_eq!(failed.status.code(), Some(7));
+    assert!(text(&failed.stderr).contains("sh exited with 7"));
+    assert_eq!(scene.read("out").unwrap(), "old");
+    let failed = scene.run(&["--output", "out", "--outputs-on-failure"], "echo new > out; exit 7");
+    assert_eq!(failed.status.code(), Some(7));
+    assert_eq!(scene.read("out").unwrap(), "new\n");
+    let missing = scene.run(&["--output", "other"], "true");
+    assert_eq!(missing.status.code(), Some(125));
+    assert!(text(&missing.stderr).contains("did not make other"), "{}", text(&missing.stderr));
+    let input = scene.run(&["--input", "none"], "true");
+    assert!(text(&input.stderr).contains("cannot find input \"none\""), "{}", text(&input.stderr));
+    let late = scene.run(&["--timeout", "200ms"], "sleep 60");
+    assert_eq!(late.status.code(), Some(124), "{}", text(&late.stderr));
+    let rootfs = scene.run(&["--rootfs", "/"], "true");
+    assert!(text(&rootfs.stderr).contains("--rootfs cannot be had from a daemon"));
+    let hidden = scene.run(&["--input", "out"], "test -e hidden || echo none");
+    assert_eq!(text(&hidden.stdout), "none\n");
+    daemon.end(&scene.home);
+}
+
+fn who_leaves_cancels_the_run() {
+    let scene = Scene::new();
+    let daemon = scene.home.start(&[]);
+    let mut client = scene.fulgurite("run");
+    let mut client = client
+        .args(["--daemon", "--output", "out", "--", "sh", "-c", "echo > out; sleep 1000"])
+        .spawn()
+        .unwrap();
+    assert!(settles(PATIENCE, || scene.status().contains("running          1")), "{}", scene.status());
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(client.id()).unwrap()).unwrap(),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(130));
+    assert!(settles(PATIENCE, || scene.status().contains("running          0")), "{}", scene.status());
+    assert!(scene.read("out").is_none());
+    daemon.end(&scene.home);
+    let nobody = scene.run(&[], "true");
+    assert_eq!(nobody.status.code(), Some(125));
+    assert!(text(&nobody.stderr).contains("hint: start one: fulgurite serve"), "{}", text(&nobody.stderr));
+}
+
+fn rewrap_takes_the_flags_of_rewrapper() {
+    let scene = Scene::new();
+    let daemon = scene.home.start(&[]);
+    std::fs::create_dir(scene.tree.join("out")).unwrap();
+    scene.write("a.in", "A");
+    scene.write("list", "a.in\n");
+    let mut command = scene.fulgurite("rewrap");
+    command.current_dir(scene.tree.join("out"));
+    command.args(["-exec_root=..", "--labels=type=tool,lang=sh", "-input_list_paths=../list"]);
+    command.args(["-exec_strategy=local", "-output_files=out/b,c", "-env_var_allowlist=WORD"]);
+    command.args(["--", "sh", "-c", "cat ../a.in > b; echo $WORD > ../c"]).env("WORD", "word");
+    let ran = command.output().unwrap();
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    assert_eq!(
+        (scene.read("out/b").unwrap(), scene.read("c").unwrap()),
+        ("A".to_owned(), "word\n".to_owned())
+    );
+    let mut outside = scene.fulgurite("rewrap");
+    outside.args(["--exec_root=out", "--", "true"]);
+    assert!(text(&outside.output().unwrap().stderr).contains("is not below the exec root"));
+    daemon.end(&scene.home);
+}
+
+pub const ALONE: &[crate::Alone] = &[
+    ("local::outputs_are_published_and_cached", outputs_are_published_and_cached),
+    ("local::failures_publish_nothing_and_are_told", failures_publish_nothing_and_are_told),
+    ("local::who_leaves_cancels_the_run", who_leaves_cancels_the_run),
+    ("local::rewrap_takes_the_flags_of_rewrapper", rewrap_takes_the_flags_of_rewrapper),
+];
