@@ -76,7 +76,9 @@ impl RetryOptions {
         random: f64,
         budget: &mut Budget,
     ) -> Option<Duration> {
-        if next > self.tries_max || !is_transient(code) || !budget.take() {
+        // Who says when to come again wants that we do, whatever the code.
+        let is_welcome = is_transient(code) || asked.is_some() && code != Code::FailedPrecondition;
+        if next > self.tries_max || !is_welcome || !budget.take() {
             return None;
         }
         if let Some(asked) = asked {
@@ -107,6 +109,9 @@ mod tests {
         {
             assert_eq!(options.pause(2, code, None, 1.0, &mut budget), None, "{code:?}");
         }
+        let asked = Some(Duration::from_secs(1));
+        assert_eq!(options.pause(2, Code::DeadlineExceeded, asked, 0.0, &mut budget), asked);
+        assert_eq!(options.pause(2, Code::FailedPrecondition, asked, 0.0, &mut budget), None);
     }
 
     #[test]
