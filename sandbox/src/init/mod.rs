@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 pub mod action;
+mod cellar;
 pub mod hosted;
 pub mod interpret;
 mod networks;
@@ -55,6 +56,8 @@ struct Init<'a> {
     work_attached: bool,
     /// Of the worker that runs, if it is one.
     views: Option<hosted::Views>,
+    /// What is at /work since a worker is over.
+    left: Option<hosted::Left>,
     /// What the waiting process works on, its stack, and the mapped command.
     launch: action::Launch<'a>,
     stack: *mut u8,
@@ -100,6 +103,7 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         kill_ahead: 0,
         work_attached: false,
         views: None,
+        left: None,
         stack,
         mapping: (core::ptr::null_mut(), 0),
     };
@@ -425,7 +429,9 @@ impl Init<'_> {
         self.run.report.quiet_ns = now_ns();
         self.run.active = false;
         // Whoever waits for an answer is told that there will be none.
-        self.views = None;
+        let left = self.views.take().map(hosted::Views::leave);
+        // What is mounted later is mounted on what was there before.
+        self.left = self.left.take().or(left);
         let _ = FromInit::Exited(self.run.report).send(fixed(CONTROL));
     }
 
@@ -450,10 +456,12 @@ impl Init<'_> {
             let _ = process::kill_all_others();
             while process::reap_any(true).is_ok() {}
         }
-        if self.work_attached {
+        if let Some(left) = self.left.take() {
+            left.end().map_err(wrap)?;
+        } else if self.work_attached {
             mount::detach(c"/work").map_err(wrap)?;
-            self.work_attached = false;
         }
+        self.work_attached = false;
         self.context.renew_lease()?;
         self.context.leave_ipc().map_err(wrap)?;
         self.context.renew_network().map_err(wrap)?;

@@ -1,12 +1,13 @@
 //! What the tests of workers share: views with a layer each, and a worker that is told what to do.
 use crate::fixture::{Checked, Command, Fixture, PROBE, c, memory_file};
-use fulgurite_sandbox::hosted::Hosted;
+use fulgurite_sandbox::hosted::{Hosted, HostedError};
 use fulgurite_sandbox::layer::{self, Layers};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Lease, Pool, PoolOptions};
 use fulgurite_sandbox::runtime::Runtime;
 use fulgurite_sandbox::sandbox::Action;
 use fulgurite_sandbox::spec::SandboxSpec;
+use fulgurite_sandbox::sys::Errno;
 use libtest_mimic::Failed;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -173,8 +174,13 @@ impl Worker {
         self.hosted.sandbox().map_or(0, fulgurite_sandbox::sandbox::Sandbox::init_pid)
     }
 
-    /// Mounts in its sandbox.
+    /// Mounts in its sandbox, without those that it cannot reach any more: a change of views is answered before they
+    /// are detached, and init hears of nothing else before that is done.
     pub fn mounts(&self) -> Result<usize, Failed> {
+        match self.hosted.detach(Hosted::SLOTS_MAX - 1) {
+            Err(HostedError::Kept { errno: Errno::NOENT, .. }) => {}
+            other => return Err(format!("a place where nothing is: {other:?}").into()),
+        }
         Ok(std::fs::read_to_string(format!("/proc/{}/mountinfo", self.init()))?.lines().count())
     }
 
