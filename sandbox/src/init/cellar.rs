@@ -9,19 +9,26 @@
 //! the view, and one that comes up from the view passes it. So what is moved to its store is out of reach at once, for
 //! whatever the worker's ids and however /work is spelled; its mode is not what keeps anybody out.
 //!
-//! Invariants: no allocation, lock or panic; what lies in the store lies one on the other, as many as are counted.
+//! What lies there is detached by a thread ([`super::sweeper`]), or by init itself when it may be too much.
+//!
+//! Invariants: no allocation, lock or panic; what lies in the store lies one on the other, and no more than
+//! [`STORED_MAX`].
 //!
 //! Limits: what had the old view before keeps it, as ever; see [`super::hosted`].
-use crate::sys::Result;
 use crate::sys::mount::{self, attr};
+use crate::sys::{Errno, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Mode;
+
+/// How many views may lie in the store. Each keeps its file system, so that they should be few; looking whether there
+/// are any costs a microsecond, so that it should not be done every time.
+const STORED_MAX: u32 = 32;
 
 /// See the module's documentation.
 pub struct Cellar {
     root: OwnedFd,
     store: OwnedFd,
-    /// How many lie in the store.
+    /// How many came to the store since it was empty for sure.
     count: u32,
 }
 
@@ -49,14 +56,34 @@ impl Cellar {
         Ok(())
     }
 
+    /// Whether something may lie here.
+    pub fn is_used(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Detaches what lies here if it may be too much; what cannot be detached stays. Changes the working directory.
+    pub fn make_room(&mut self) -> Result<()> {
+        // An exchange may bring two.
+        if self.count + 2 > STORED_MAX { self.clear() } else { Ok(()) }
+    }
+
     /// Detaches what lies here; what cannot be detached stays. Changes the working directory.
     pub fn clear(&mut self) -> Result<()> {
-        while self.count > 0 {
-            // The kernel takes the one on top.
-            mount::detach_mount(self.store.as_fd())?;
-            self.count -= 1;
+        loop {
+            // The kernel takes the one on top, and says EINVAL when there is none.
+            match mount::detach_mount(self.store.as_fd()) {
+                Ok(()) => {}
+                Err(Errno::INVAL) => break,
+                Err(errno) => return Err(errno),
+            }
         }
+        self.count = 0;
         Ok(())
+    }
+
+    /// Where it lies.
+    pub fn store(&self) -> BorrowedFd<'_> {
+        self.store.as_fd()
     }
 
     /// Detaches the cellar with all that lies in it, and `view`, which is mounted on it. Changes the working directory.

@@ -23,6 +23,7 @@
 use super::Init;
 use super::cellar::Cellar;
 use super::interpret::Failed;
+use super::sweeper::Sweeper;
 use super::wire::{FromInit, SLOT_NONE, SLOTS_MAX, ToInit, Viewed};
 use crate::plan::machinery;
 use crate::sys::{Errno, Result, mount, process};
@@ -159,7 +160,7 @@ impl Views {
     /// `view` must have the directory that the worker was started in, which an empty one has only if that is /work.
     pub fn swap(&mut self, view: Option<OwnedFd>, directory: &CStr, fail_at: u32) -> Changed {
         let parts = Parts { fail_at };
-        self.clear().map_err(NotChanged::kept)?;
+        self.make_room()?;
         let new = match view {
             Some(view) => view,
             None => mount::clone_mount(self.bare.as_fd(), c"").map_err(NotChanged::kept)?,
@@ -220,7 +221,7 @@ impl Views {
 
     /// Takes away what was attached there, wherever the worker has moved the directory to.
     pub fn detach(&mut self, slot: u32) -> Changed {
-        self.clear().map_err(NotChanged::kept)?;
+        self.make_room()?;
         let held = self.slots.get_mut(slot as usize).ok_or(NotChanged::kept(Errno::RANGE))?;
         let view = held.as_ref().ok_or(NotChanged::kept(Errno::NOENT))?;
         self.cellar.take(view.as_fd()).map_err(NotChanged::kept)?;
@@ -228,11 +229,30 @@ impl Views {
         Ok(())
     }
 
-    /// Detaches what was taken away. Nobody waits for it.
-    fn clear(&mut self) -> Result<()> {
-        let cleared = self.cellar.clear();
+    fn make_room(&mut self) -> Changed {
+        let made = self.cellar.make_room();
         go_home(self.root.as_fd());
-        cleared
+        made.map_err(NotChanged::kept)
+    }
+
+    /// Starts the thread that detaches what was taken away, if that can be had.
+    ///
+    /// # Safety
+    /// As [`Sweeper::start`].
+    pub unsafe fn start(&self, sweeper: &mut Sweeper) {
+        if rustix::process::fchdir(self.cellar.store()).is_ok() {
+            // SAFETY: the caller vouches for it.
+            let _ = unsafe { sweeper.start() };
+        }
+        go_home(self.root.as_fd());
+    }
+
+    /// Has what was taken away detached. Nobody waits for it; what stays is tried again after the next change.
+    fn sweep(&mut self, sweeper: &Sweeper) {
+        if self.cellar.is_used() && !sweeper.sweep() {
+            let _ = self.cellar.clear();
+            go_home(self.root.as_fd());
+        }
     }
 
     /// What is left at /work when the worker is over. Whoever waits for an answer hears that there will be none.
@@ -369,8 +389,7 @@ impl Init<'_> {
         }
         let _ = FromInit::Viewed(answer).send(views.answers.as_fd());
         if !answer.broken && !keeps {
-            // What stays now is tried again with the next change.
-            let _ = views.clear();
+            views.sweep(&self.sweeper);
         }
     }
 }

@@ -152,12 +152,12 @@ fn swaps(fixture: &Fixture, at: &str, paths: &[&str]) -> Checked {
 fn places(fixture: &Fixture) -> Checked {
     let (pool, track) = (pool(fixture, 1)?, Track::new()?);
     let mut worker = track.worker(fixture, &pool, "/work")?;
+    // What is found is judged; what is not found never is, since there may be nothing.
+    track.shared.ask(u64::MAX);
     same(worker.ask(&format!("race /board/words {}", PATHS_PLACE.join(" ")))?.as_str(), "done", "race")?;
     let mut times = Vec::new();
     for number in 2..CHANGES / 2 {
         let view = track.view(number)?;
-        // What is found while a change is under way is judged, what is not found is not.
-        track.shared.ask(u64::MAX);
         worker.hosted.attach(0, view.as_fd())?;
         let before = Instant::now();
         worker.hosted.detach(0)?;
@@ -221,6 +221,8 @@ fn who_stands_below(fixture: &Fixture) -> Checked {
         Err(HostedError::Kept { errno: Errno::NOENT, .. }) => {}
         other => return Err(format!("{other:?}").into()),
     }
+    // Any answer has what is left detached.
+    worker.mounts()?;
     same(worker.ask("child 0 cat ../n")?.as_str(), "1", "one up, later")?;
     drop(worker.end()?);
     Ok(pool.stop()?)
