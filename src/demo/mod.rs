@@ -14,6 +14,7 @@
 pub mod build;
 pub mod error;
 pub mod java_units;
+pub mod java_worker;
 pub mod report;
 pub mod units;
 pub mod workshop;
