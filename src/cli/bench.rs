@@ -10,9 +10,10 @@ use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::worker::{WorkerBench, run as bench_worker, table as worker_table};
 use crate::bench::{BenchError, Report};
 use crate::cli::simulate_args::SimulateArgs;
+use crate::demo::java::run as run_java;
 use crate::demo::java_units::JAVA_UNITS;
-use crate::demo::{DemoOptions, run as run_demo};
-use crate::failure::{Failure, put};
+use crate::demo::{DemoError, DemoOptions, run as run_demo};
+use crate::failure::{Failure, put, tell};
 use clap::{Args, Subcommand, ValueHint};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
 use std::ffi::OsString;
@@ -233,6 +234,9 @@ pub struct DemoArgs {
     /// Where the library and the program go
     #[arg(long, value_name = "DIR", default_value = "demo-out", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,
+    /// Java files that are compiled too; 0 leaves Java out
+    #[arg(long, value_name = "COUNT", default_value_t = JAVA_UNITS)]
+    pub java_files: usize,
 }
 
 fn start() -> Result<Arc<Runtime>, Failure> {
@@ -364,8 +368,27 @@ pub fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let mut options = DemoOptions::new(args.sources.clone(), args.out.clone());
     options.jobs = args.jobs.unwrap_or(options.jobs);
     let runtime = start()?;
-    let report = run_demo(&runtime, &options).map_err(|error| Failure::new(error.to_string()));
+    let shown = run_demo(&runtime, &options)
+        .map_err(|error| Failure::new(error.to_string()))
+        .and_then(|report| put(&report.to_string()))
+        .and_then(|()| java(&runtime, args.java_files));
     let stopped = stop(runtime);
-    put(&report?.to_string())?;
+    shown?;
     stopped.map(|()| 0)
+}
+
+/// The demo's Java part; without a JDK it is left out, loudly.
+fn java(runtime: &Arc<Runtime>, files: usize) -> Result<(), Failure> {
+    if files == 0 {
+        return Ok(());
+    }
+    match run_java(runtime, files, true) {
+        Ok(report) => put(&report.to_string()),
+        Err(DemoError::Bench(error @ BenchError::NoProgram { .. })) => {
+            let hint = error.hint().unwrap_or_default();
+            tell(format!("SKIP the demo's Java part: {error} (hint: {hint})"));
+            Ok(())
+        }
+        Err(error) => Err(Failure::new(error.to_string()).hint(error.hint())),
+    }
 }
