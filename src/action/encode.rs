@@ -4,7 +4,7 @@
 
 use super::command::{ActionSpec, Command};
 use super::digest::Digest;
-use super::result::{ActionResult, OutputSymlink, Timeline, Usage};
+use super::result::{ActionResult, OutputSymlink, RaceSummary, Timeline, Usage};
 use super::tree::{Directory, NodeProperties, Timestamp};
 use bytes::Bytes;
 use fulgurite_proto::buildbarn::resourceusage::PosixResourceUsage;
@@ -210,6 +210,22 @@ fn details(usage: &Usage) -> v1::ExecutionDetails {
             sealed: worker.sealed,
         }),
         one_shot_because: usage.one_shot_because.clone().unwrap_or_default(),
+        race: usage.race.as_ref().map(race),
+    }
+}
+
+fn race(of: &RaceSummary) -> v1::RaceSummary {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    v1::RaceSummary {
+        winner: of.winner.clone(),
+        remote_hit: of.remote_hit,
+        local_why: of.local_why.clone().unwrap_or_default(),
+        local_started_us: of.local_started.map(micros),
+        remote_why: of.remote_why.clone().unwrap_or_default(),
+        remote_started_us: of.remote_started.map(micros),
+        margin_us: of.margin.map(micros),
+        wasted_wall_us: micros(of.wasted_wall),
+        wasted_cpu_us: micros(of.wasted_cpu),
     }
 }
 

@@ -34,6 +34,7 @@ pub use input::{InputSpec, InputSpecError, Source, parse_inputs_from};
 pub use output::{OutputConflict, OutputSpec, OutputSpecError, Outputs};
 pub use path::{ExecPath, PathError};
 pub use result::{
-    ActionResult, Handoff, OutputDirectory, OutputFile, OutputSymlink, PersistentWorker, Timeline, Usage,
+    ActionResult, Handoff, OutputDirectory, OutputFile, OutputSymlink, PersistentWorker, RaceSummary,
+    Timeline, Usage,
 };
 pub use tree::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, Timestamp};

@@ -90,8 +90,33 @@ pub struct Usage {
     pub persistent: Option<PersistentWorker>,
     /// Why it ran by itself although a worker was asked for.
     pub one_shot_because: Option<String>,
+    /// How this machine and a cluster raced for it, if they did.
+    pub race: Option<RaceSummary>,
     /// Whether policy refuses to cache it.
     pub is_uncacheable: bool,
+}
+
+/// How two branches raced for a result. Times count from the beginning of the race.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RaceSummary {
+    /// `local`, `remote`, or nothing.
+    pub winner: String,
+    /// The remote cache had a result.
+    pub remote_hit: bool,
+    /// Why the local branch was started when it was.
+    pub local_why: Option<String>,
+    /// When.
+    pub local_started: Option<Duration>,
+    /// Why the remote branch was started when it was.
+    pub remote_why: Option<String>,
+    /// When.
+    pub remote_started: Option<Duration>,
+    /// By how much the winner was faster, if both came to a result.
+    pub margin: Option<Duration>,
+    /// Time of the loser.
+    pub wasted_wall: Duration,
+    /// Processor time of the loser, as far as it is known.
+    pub wasted_cpu: Duration,
 }
 
 /// The persistent worker that made a result.

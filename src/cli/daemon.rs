@@ -11,6 +11,7 @@ use crate::failure::{self, Failure, put, tell};
 use crate::remote::daemon::{Daemon, DaemonEnd, DaemonError, DaemonEvent, DaemonOutcome, DaemonRun};
 use clap::{Args, ValueEnum, ValueHint};
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -304,13 +305,15 @@ pub fn status(args: &StatusArgs) -> Result<u8, Failure> {
     let socket = args.daemon.clone().unwrap_or_else(default_socket);
     let status = runtime()?.block_on(async { Daemon::connect(&socket).await?.status().await });
     let status = status.map_err(unreachable_daemon)?;
-    put(&format!(
-        "daemon   {} at {}\nrunning  {}\nqueued   {}\n",
-        status.version,
-        socket.display(),
-        status.running,
-        status.queued
-    ))?;
+    let mut lines = format!("daemon           {} at {}\n", status.version, socket.display());
+    let counters = status.counters.iter().map(|(name, value)| (name.as_str(), *value));
+    let now = [("running", u64::from(status.running)), ("queued", u64::from(status.queued))];
+    for (name, value) in now.into_iter().chain(counters) {
+        let name = name.replace('_', " ");
+        // Writing into a string cannot fail.
+        let _ = writeln!(lines, "{name:<16} {value}");
+    }
+    put(&lines)?;
     Ok(0)
 }
 

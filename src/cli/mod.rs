@@ -15,6 +15,7 @@ pub mod run;
 pub mod run_args;
 pub mod serve;
 pub mod serve_args;
+mod serve_race;
 mod serve_workers;
 pub mod signals;
 pub mod simulate_args;

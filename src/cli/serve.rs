@@ -166,6 +166,7 @@ impl Daemon {
             }
             false => (Arc::new(sandboxed), None),
         };
+        let executor = super::serve_race::racing(config, executor, &cas)?;
         Ok(Daemon { cas, results, pool, workers_pool, executor })
     }
 

@@ -42,6 +42,16 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", help_heading = "Server")]
     pub log: Option<String>,
 
+    /// Cluster to race against: grpc://host:port, grpcs://host:port or unix:/path
+    #[arg(long, value_name = "ADDRESS", help_heading = "Race")]
+    pub remote: Option<String>,
+    /// Where actions run that do not say: racing, local, remote or remote_local_fallback
+    #[arg(long, value_name = "STRATEGY", help_heading = "Race")]
+    pub exec_strategy: Option<String>,
+    /// Bazel's options of dynamic execution
+    #[command(flatten)]
+    pub race: RaceArgs,
+
     /// Most bytes of the store: 64GiB
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     pub store_size_bytes_max: Option<String>,
@@ -54,6 +64,64 @@ pub struct ServeArgs {
     /// Most time that an action may ask for: 1h
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
     pub timeout_max: Option<String>,
+}
+
+/// Bazel's options of dynamic execution under their names, and ours. Each may stand several times; the last one for a
+/// mnemonic counts.
+#[derive(Args, Clone, Debug, Default)]
+#[command(rename_all = "snake_case", next_help_heading = "Race")]
+pub struct RaceArgs {
+    /// How local branches run: worker, sandboxed
+    #[arg(long, value_name = "[MNEMONIC=]LIST")]
+    pub dynamic_local_strategy: Vec<String>,
+    /// How remote branches run: remote
+    #[arg(long, value_name = "[MNEMONIC=]LIST")]
+    pub dynamic_remote_strategy: Vec<String>,
+    /// How long local branches are held back after a cache hit, in milliseconds; auto: by what was measured
+    #[arg(long, value_name = "[MNEMONIC=]TIME", alias = "experimental_local_execution_delay")]
+    pub dynamic_local_execution_delay: Vec<String>,
+    /// How far the number of local branches shrinks with the number that wait: 0 to 1
+    #[arg(long, value_name = "[MNEMONIC=]FACTOR")]
+    pub experimental_dynamic_local_load_factor: Vec<String>,
+    /// A local branch that waits longer than this goes first
+    #[arg(long, value_name = "[MNEMONIC=]TIME")]
+    pub experimental_dynamic_slow_remote_time: Vec<String>,
+    /// Signals of a local command that leave the decision to remote
+    #[arg(long, value_name = "[MNEMONIC=]LIST")]
+    pub experimental_dynamic_ignore_local_signals: Vec<String>,
+    /// Local commands may run in place without holding the outputs
+    #[arg(long, value_name = "[MNEMONIC=]BOOL")]
+    pub experimental_local_lockfree_output: Vec<String>,
+    /// Tools are built by the remote side alone
+    #[arg(long, value_name = "[MNEMONIC=]BOOL")]
+    pub experimental_dynamic_exclude_tools: Vec<String>,
+    /// Log what happens to each race
+    #[arg(long, value_name = "[MNEMONIC=]BOOL", alias = "experimental_debug_spawn_scheduler")]
+    #[arg(num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub debug_spawn_scheduler: Vec<String>,
+    /// Any other option of races: race_chance=0.3, low_pass=false, let_remote_finish=true, failure=other
+    #[arg(long, value_name = "NAME=[MNEMONIC=]VALUE")]
+    pub race: Vec<String>,
+}
+
+impl RaceArgs {
+    /// As `race.options` has them.
+    fn options(&self) -> Vec<String> {
+        let named = [
+            ("local_strategy", &self.dynamic_local_strategy),
+            ("remote_strategy", &self.dynamic_remote_strategy),
+            ("local_execution_delay", &self.dynamic_local_execution_delay),
+            ("local_load_factor", &self.experimental_dynamic_local_load_factor),
+            ("slow_remote_time", &self.experimental_dynamic_slow_remote_time),
+            ("ignore_local_signals", &self.experimental_dynamic_ignore_local_signals),
+            ("local_lockfree_output", &self.experimental_local_lockfree_output),
+            ("exclude_tools", &self.experimental_dynamic_exclude_tools),
+            ("debug_spawn_scheduler", &self.debug_spawn_scheduler),
+        ];
+        let named = named.into_iter();
+        let all = named.flat_map(|(name, values)| values.iter().map(move |value| format!("{name}={value}")));
+        all.chain(self.race.iter().cloned()).collect()
+    }
 }
 
 impl ServeArgs {
@@ -118,10 +186,17 @@ impl ServeArgs {
             ("--slots", "execution.slots", &self.slots),
             ("--memory-max", "execution.memory_max", &self.memory_max),
             ("--timeout-max", "execution.timeout_max", &self.timeout_max),
+            ("--remote", "remote.address", &self.remote),
+            ("--exec-strategy", "race.strategy", &self.exec_strategy),
         ] {
             if let Some(text) = text {
                 add(flag, key, Value::String(text.clone()));
             }
+        }
+        let options = self.race.options();
+        if !options.is_empty() {
+            let options = options.into_iter().map(Value::String).collect();
+            add("an option of races", "race.options", Value::Array(options));
         }
         for pair in &self.set {
             let no_pair = || {

@@ -23,6 +23,7 @@ pub mod limits;
 mod origin;
 pub mod quantity;
 mod reference;
+mod remote;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -33,11 +34,12 @@ mod worker;
 pub use error::ConfigError;
 pub use origin::Origin;
 pub use reference::{documentation, example};
+pub use remote::{RaceSettings, RemoteCluster};
 pub use resolve::{FlagSetting, Printed, Resolved, Sources};
 pub use tokens::{Tokens, TokensError};
 pub use value::{
     Bytes, CacheWriters, Durability, HandoffMode, IpcChoice, Listen, LogFilter, MilliCores, NetworkPolicy,
-    OnCrash, Properties, StageMode, WorkerCache,
+    OnCrash, Properties, RemoteMode, StageMode, Strategy, Text, Texts, WorkerCache, WorkerView,
 };
 pub use worker::Worker;
 
@@ -66,6 +68,10 @@ pub struct Config {
     pub execution: Execution,
     /// Persistent workers.
     pub worker: Worker,
+    /// A cluster.
+    pub remote: RemoteCluster,
+    /// How actions race.
+    pub race: RaceSettings,
     /// By name. That of the empty name is always there.
     pub instances: BTreeMap<String, Instance>,
 }
@@ -257,6 +263,8 @@ impl Config {
                 platform: host.platform(),
             },
             worker: Worker::default(),
+            remote: RemoteCluster::default(),
+            race: RaceSettings::default(),
             instances: BTreeMap::from([(String::new(), Instance::default())]),
         }
     }

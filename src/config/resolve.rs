@@ -199,6 +199,11 @@ impl Resolved {
         conflict(key && !certificate, "tls.key", "tls.certificate", "a key needs its certificate")?;
         let why = "clients cannot be asked for certificates without one of our own";
         conflict(ca && !certificate, "tls.client_ca", "tls.certificate", why)?;
+        let remote = &self.config.remote;
+        let [certificate, key] = [&remote.tls_certificate, &remote.tls_key].map(Option::is_some);
+        let [certificate_key, key_key] = ["remote.tls_certificate", "remote.tls_key"];
+        conflict(certificate && !key, certificate_key, key_key, "a certificate needs its key")?;
+        conflict(key && !certificate, key_key, certificate_key, "a key needs its certificate")?;
         let [default, max] = ["execution.timeout_default", "execution.timeout_max"];
         conflict(execution.timeout_default > execution.timeout_max, default, max, MORE)?;
         let exceeds =

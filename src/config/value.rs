@@ -280,6 +280,35 @@ impl Field for Properties {
     }
 }
 
+/// Any text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl Field for Text {
+    const FORM: &'static str = "text";
+    fn read(value: &Value) -> Result<Self, String> {
+        text_of(value).map(Text)
+    }
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// A list of texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Texts(pub Vec<String>);
+
+impl Field for Texts {
+    const FORM: &'static str = "list of texts";
+    fn read(value: &Value) -> Result<Self, String> {
+        texts(value).map(Texts)
+    }
+    fn show(&self) -> String {
+        let all: Vec<String> = self.0.iter().map(|text| quoted(text)).collect();
+        format!("[{}]", all.join(", "))
+    }
+}
+
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     match value {
         Value::Array(values) => values.iter().map(text_of).collect(),
@@ -406,6 +435,16 @@ words! {
 }
 
 words! {
+    /// What workers see of their requests.
+    WorkerView, "\"own\", \"shared\"" {
+        /// A view for each request, which replaces the one before.
+        Own = "own",
+        /// One directory, which is changed for each request.
+        Shared = "shared",
+    }
+}
+
+words! {
     /// By what workers are talked to.
     IpcChoice, "\"auto\", \"uring\", \"epoll\"" {
         /// io_uring where it can be had.
@@ -414,5 +453,29 @@ words! {
         Uring = "uring",
         /// epoll.
         Epoll = "epoll",
+    }
+}
+
+words! {
+    /// What a cluster is used for.
+    RemoteMode, "\"execute\", \"cache\"" {
+        /// It executes actions, and has a cache.
+        Execute = "execute",
+        /// It is a cache alone.
+        Cache = "cache",
+    }
+}
+
+words! {
+    /// Where actions run that do not say.
+    Strategy, "\"racing\", \"local\", \"remote\", \"remote_local_fallback\"" {
+        /// Here and on the cluster: the first result counts.
+        Racing = "racing",
+        /// Here.
+        Local = "local",
+        /// On the cluster.
+        Remote = "remote",
+        /// On the cluster, and here if that cannot be had.
+        RemoteLocalFallback = "remote_local_fallback",
     }
 }

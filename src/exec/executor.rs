@@ -162,6 +162,11 @@ pub trait Executor: Send + Sync {
 
     /// How many it can run at the same time.
     fn slots(&self) -> usize;
+
+    /// What it counts, by name; for status.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! | [`sketch`], [`forecast`] | measured durations by mnemonic and family; pure |
 //! | [`history`] | keeps them across restarts |
 //! | [`drive`], [`branch`], [`mailbox`], [`reaper`] | threads, the claim, who outlives a race for a while |
+//! | [`executor`] | the whole as an executor: this machine against a cluster |
 //! | [`report`] | what happened, and totals |
 //!
 //! Invariants (a seeded simulation checks them over the pure core, tests over the driver):
@@ -25,6 +26,7 @@
 pub mod admission;
 pub mod branch;
 pub mod drive;
+pub mod executor;
 pub mod forecast;
 pub mod gate;
 pub mod history;

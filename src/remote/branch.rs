@@ -56,9 +56,9 @@ pub enum RemoteEnd {
 }
 
 /// Told of progress.
-pub trait RemoteWatch: Send + Sync {
+pub trait RemoteWatch {
     /// The cache has answered. After a miss the future may wait, and say false if nothing more is wanted.
-    fn answered(&self, hit: bool) -> impl Future<Output = bool> + Send;
+    fn answered(&self, hit: bool) -> impl Future<Output = bool>;
     /// The action is queued, or runs.
     fn stage(&self, stage: Stage);
 }

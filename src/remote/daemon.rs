@@ -110,6 +110,8 @@ pub struct DaemonStatus {
     pub running: u32,
     /// Actions that wait for one.
     pub queued: u32,
+    /// What was counted since its start, sorted by name.
+    pub counters: Vec<(String, u64)>,
 }
 
 /// Why there is no outcome.
@@ -216,8 +218,10 @@ impl Daemon {
     pub async fn status(&mut self) -> Result<DaemonStatus, DaemonError> {
         let got = self.client.get_status(v1::GetStatusRequest {}).await;
         let status = got.map_err(|status| self.refused(&status))?.into_inner();
-        let v1::Status { version, actions_running, actions_queued, .. } = status;
-        Ok(DaemonStatus { version, running: actions_running, queued: actions_queued })
+        let v1::Status { version, actions_running, actions_queued, counters, .. } = status;
+        let mut counters: Vec<(String, u64)> = counters.into_iter().collect();
+        counters.sort();
+        Ok(DaemonStatus { version, running: actions_running, queued: actions_queued, counters })
     }
 }
 

@@ -265,6 +265,31 @@ impl Cluster {
         digests.take(super::limits::MISSING_MAX).collect()
     }
 
+    /// Uploads a result of ours with all that it names, while nobody waits for it. Must be called within a runtime.
+    pub fn fill_in_background(
+        &self,
+        from: crate::cas::Cas,
+        action: Digest,
+        result: crate::action::ActionResult,
+        typed_outputs: bool,
+    ) {
+        let cluster = self.clone();
+        self.shared.transfers.spawn(async move {
+            let fill = async {
+                if !cluster.capabilities().await?.may_update {
+                    return Ok(());
+                }
+                let mut blobs = super::fetch::blobs_of(&from, &result)?;
+                blobs.push(action);
+                cluster.upload(&from, &blobs).await?;
+                cluster.update_action_result(&action, &result, typed_outputs).await
+            };
+            if let Err(error) = fill.await {
+                tracing::debug!(%error, %action, "a result of ours is not in the cluster's cache");
+            }
+        });
+    }
+
     /// Cancels an operation for a caller who has left; nobody waits for the answer.
     fn cancel_in_background(&self, name: String) {
         let cluster = self.clone();

@@ -110,14 +110,14 @@ fn who_leaves_cancels_the_run() {
         .args(["--daemon", "--output", "out", "--", "sh", "-c", "echo > out; sleep 1000"])
         .spawn()
         .unwrap();
-    assert!(settles(PATIENCE, || scene.status().contains("running  1")), "{}", scene.status());
+    assert!(settles(PATIENCE, || scene.status().contains("running          1")), "{}", scene.status());
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(i32::try_from(client.id()).unwrap()).unwrap(),
         rustix::process::Signal::INT,
     )
     .unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(130));
-    assert!(settles(PATIENCE, || scene.status().contains("running  0")), "{}", scene.status());
+    assert!(settles(PATIENCE, || scene.status().contains("running          0")), "{}", scene.status());
     assert!(scene.read("out").is_none());
     daemon.end(&scene.home);
     let nobody = scene.run(&[], "true");

@@ -21,6 +21,7 @@ mod planting;
 mod poisoning;
 mod refusals;
 mod starting;
+mod workers;
 
 use client::Client;
 use daemon::{Daemon, Home};
@@ -76,7 +77,15 @@ fn main() -> ExitCode {
         outputs::SHARED,
         merging::SHARED,
     ];
-    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, local::ALONE, deaths()];
+    let alone = [
+        draining::ALONE,
+        starting::ALONE,
+        evictions::ALONE,
+        disk::ALONE,
+        local::ALONE,
+        workers::ALONE,
+        deaths(),
+    ];
     let mut trials = Vec::new();
     for (name, test) in alone.into_iter().flatten() {
         let test = *test;

@@ -1,9 +1,9 @@
 //! The policies that are compared: when does which side start, and who may stop whom.
 //!
-//! - `bazel`: its defaults. The local branches of all jobs start at once, and take the cores in the order in which they
-//!   came; after the first hit, local waits 1 s.
-//! - `reclient`: `racing`. Local starts on a miss; on a hit after 1.5 × the 90th percentile of downloads, or a minute as
-//!   long as there were less than 50. A local run that began is never stopped: its result counts.
+//! - `bazel`: its defaults. The local branches of all jobs start at once, and take the cores in the order in which
+//!   they came; after the first hit, local waits 1 s.
+//! - `reclient`: `racing`. Local starts on a miss; on a hit after 1.5 × the 90th percentile of downloads, or a minute
+//!   as long as there were less than 50. A local run that began is never stopped: its result counts.
 //! - `siso`: a miss runs locally *instead of* remotely if a local slot is free at that moment; no race.
 //! - `fulgurite`: this program's own code.
 use crate::race::gate::Request;

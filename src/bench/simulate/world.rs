@@ -492,6 +492,7 @@ fn seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
+/// Rounded up: who is woken before its time waits again, at the same microsecond, for ever.
 fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
 }

@@ -148,14 +148,17 @@ fn the_one_that_dies() {
 /// Runs it until the failpoint kills it; `false` if it came through.
 fn kill_at(fixture: &Fixture, task: &str, failpoint: &str) -> bool {
     let name = "commit::tests::crash::the_one_that_dies";
-    let status = Command::new(std::env::current_exe().unwrap())
+    let starting = crate::stage::tests::STARTING_CHILDREN.write().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--test-threads=1", "-q"])
         .env(WHERE, &fixture.home)
         .env(TASK, task)
         .env("FULGURITE_FAILPOINT", failpoint)
         .stdout(std::process::Stdio::null())
-        .status()
+        .spawn()
         .unwrap();
+    drop(starting);
+    let status = child.wait().unwrap();
     assert!(status.success() || status.signal() == Some(9), "{failpoint}: {status}");
     !status.success()
 }
@@ -284,10 +287,13 @@ fn readers_see_every_output_old_or_new() {
     for _ in 0..5 {
         let fixture = scene();
         let over = std::sync::atomic::AtomicBool::new(false);
+        let reading = std::sync::Barrier::new(2);
         let looks = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut looks = 0u64;
-                while !over.load(std::sync::atomic::Ordering::Acquire) {
+                reading.wait();
+                loop {
+                    let last = over.load(std::sync::atomic::Ordering::Acquire);
                     for n in (0..OUTPUTS).filter(|n| kinds(*n) == (Kind::File, Kind::File)) {
                         let found = fs::read_to_string(fixture.dest.join(path(n))).unwrap();
                         assert!(found == format!("old {n}") || found == format!("new {n}"), "{found}");
@@ -306,10 +312,13 @@ fn readers_see_every_output_old_or_new() {
                         assert!(names == ["both", "old"] || names == ["both", "new"], "{names:?}");
                         looks += 1;
                     }
+                    if last {
+                        return looks;
+                    }
                 }
-                looks
             });
             let declared = declared();
+            reading.wait();
             let published =
                 fixture.publish(&declared.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
             over.store(true, std::sync::atomic::Ordering::Release);

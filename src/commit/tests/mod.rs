@@ -98,6 +98,7 @@ impl Fixture {
     }
 
     fn recover(&self) -> Recovered {
+        let _none_starts = crate::stage::tests::STARTING_CHILDREN.read().unwrap();
         recover(open(&self.home).as_fd(), Durability::Process).unwrap()
     }
 

@@ -131,6 +131,20 @@ impl LocalService {
         Ok(Prepared { root, digest, action, command, input_files, bytes_hashed })
     }
 
+    fn counters(&self) -> std::collections::BTreeMap<String, u64> {
+        let of_executor = self.context.engine.as_ref().map(|engine| engine.executor().counters());
+        let metrics = &self.context.metrics;
+        let own = [
+            ("runs", metrics.runs.value()),
+            ("runs_failed", metrics.runs_failed.value()),
+            ("cache_hits", metrics.cache_hits.value()),
+            ("cache_misses", metrics.cache_misses.value()),
+            ("merged", metrics.merged.value()),
+        ];
+        let all = own.into_iter().chain(of_executor.unwrap_or_default());
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     async fn perform(self, line: Line, asked: Asked, events: Events) -> Result<v1::ActionOutcome, Status> {
         let asked = Arc::new(asked);
         let began = std::time::Instant::now();
@@ -293,6 +307,7 @@ impl Local for LocalService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             actions_running: running,
             actions_queued: queued,
+            counters: self.counters(),
             ..v1::Status::default()
         }))
     }

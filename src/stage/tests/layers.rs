@@ -108,6 +108,7 @@ fn layers_of_the_dead_are_swept_and_those_of_the_living_are_not() {
     let swept = sweep_all(&places).unwrap();
     assert_eq!((swept.removed, swept.alive, swept.failed.len()), (2, 2, 0));
     drop(held);
+    let _none_starts = super::STARTING_CHILDREN.read().unwrap();
     assert_eq!(sweep_stale(open(&place).as_fd()).unwrap().removed, 1);
     assert!(live.path().exists() && kept.exists() && place.join("notes").exists());
     live.destroy().unwrap();

@@ -11,6 +11,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::action::{InputSpec, OutputSpec, Outputs};
 
+/// A child has our descriptors until it executes, and with them our locks: written while one is started, read by what
+/// counts on a lock that was given up.
+pub(crate) static STARTING_CHILDREN: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// Opens a directory of the test.
 pub(crate) fn open(path: &Path) -> OwnedFd {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()

@@ -1,0 +1,90 @@
+//! The remote branch: the cluster's cache, and then the cluster.
+
+use super::Once;
+use crate::action::{ActionResult, Timeline, Timestamp};
+use crate::cas::Cas;
+use crate::exec::executor::{Execution, Verdict};
+use crate::race::branch::{BranchEnd, Cancel, Desk, Ended, RemoteBranch};
+use crate::race::step::CacheAnswer;
+use crate::remote::{Cluster, ClusterError, RemoteEnd, RemoteJob, RemoteWatch, Stage};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+pub(super) struct Branch {
+    pub(super) cluster: Cluster,
+    pub(super) store: Cas,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) job: RemoteJob,
+    pub(super) queued: Timestamp,
+    pub(super) watch: Arc<Once>,
+}
+
+struct Reports<'a> {
+    desk: &'a dyn Desk,
+    watch: &'a Once,
+    queued: Timestamp,
+}
+
+impl RemoteWatch for Reports<'_> {
+    async fn answered(&self, hit: bool) -> bool {
+        // This thread is the branch's own, so that nobody else waits with it.
+        self.desk.answer(if hit { CacheAnswer::Hit } else { CacheAnswer::Miss })
+    }
+
+    fn stage(&self, stage: Stage) {
+        if stage == Stage::Executing {
+            self.watch.begin(&Timeline { queued: Some(self.queued), ..Timeline::default() });
+        }
+    }
+}
+
+impl RemoteBranch<Execution> for Branch {
+    fn run(self: Box<Self>, cancel: &Cancel, desk: &dyn Desk) -> Ended<Execution> {
+        let Branch { cluster, store, runtime, job, queued, watch } = *self;
+        let given_up = Arc::new(Notify::new());
+        let notify = given_up.clone();
+        // A permit is kept for who waits later.
+        cancel.arm(move || notify.notify_one());
+        let reports = Reports { desk, watch: &watch, queued };
+        let ended = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = given_up.notified() => None,
+                ended = crate::remote::run(&cluster, &job, &store, &reports) => Some(ended),
+            }
+        });
+        cancel.disarm();
+        let (end, cpu) = match ended {
+            None => (BranchEnd::Canceled, Duration::ZERO),
+            Some(ended) => {
+                let cpu = match &ended {
+                    Ok(RemoteEnd::Result { result, .. }) => result.usage.user + result.usage.system,
+                    _ => Duration::ZERO,
+                };
+                (end(ended), cpu)
+            }
+        };
+        Ended { end, cpu }
+    }
+}
+
+fn end(ended: Result<RemoteEnd, ClusterError>) -> BranchEnd<Execution> {
+    match ended {
+        Ok(RemoteEnd::Result { result, .. }) => {
+            let is_good = result.exit_code == 0;
+            let execution = Execution { verdict: Verdict::Exited, result: *result };
+            if is_good { BranchEnd::Ready(execution) } else { BranchEnd::Failed(execution) }
+        }
+        Ok(RemoteEnd::Action { timed_out, message }) => {
+            let verdict = match timed_out {
+                true => Verdict::TimedOut { limit: Duration::ZERO },
+                false => Verdict::FailedPrecondition(message),
+            };
+            BranchEnd::Failed(Execution { verdict, result: ActionResult::default() })
+        }
+        Ok(RemoteEnd::Miss) => BranchEnd::Miss,
+        Err(error) => BranchEnd::Infra(error.to_string()),
+    }
+}
