@@ -29,6 +29,11 @@ pub mod simulate;
 pub mod stage;
 pub mod staged;
 pub mod statistics;
+pub mod worker;
+pub mod worker_echo;
+pub mod worker_ground;
+pub mod worker_java;
+pub mod worker_peer;
 pub mod workload;
 
 pub use error::BenchError;
