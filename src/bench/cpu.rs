@@ -145,8 +145,8 @@ impl TreeCpu {
         tree
     }
 
-    /// As [`TreeCpu::new`], for sandboxes that nobody else uses: what they still do after the end of one operation (the process
-    /// that waits to become the next action gets ready) counts for the next one.
+    /// As [`TreeCpu::new`], for sandboxes that nobody else uses: what they still do after the end of one operation (the
+    /// process that waits to become the next action gets ready) counts for the next one.
     #[must_use]
     pub fn carrying(runtime: &Runtime) -> Self {
         let tree = TreeCpu::new(runtime);

@@ -258,7 +258,7 @@ fn executor(
     limits: &Limits,
 ) -> Result<(Workered, Vec<Pool>), BenchError> {
     let options = PoolOptions { sandboxes_max: SANDBOXES_MAX, idle_max: SANDBOXES_MAX };
-    let pool = Pool::new(runtime.clone(), options.clone()).map_err(failed)?;
+    let pool = Pool::new(runtime.clone(), options).map_err(failed)?;
     let workers_pool = Pool::new(runtime.clone(), options).map_err(failed)?;
     let stager = Stager::open(cas.clone(), &state.join("roots"), runtime, StagerOptions::default())?;
     let uid = rustix::process::geteuid().as_raw();

@@ -6,7 +6,7 @@
 //! | `java-oneshot` | `java -jar java_worker.jar @args` in one, with the worker's flags |
 //! | `javac-worker-shared` | a request to a worker that keeps one directory, which is changed for each request |
 //! | `javac-worker-view` | a request to a worker that sees of each request its own inputs |
-//! | `javac-worker-multiplex` | requests to one worker, as many at a time as there are cores, each in its own directory |
+//! | `javac-worker-multiplex` | requests to one worker, as many at a time as there are cores, a directory each |
 //!
 //! Invariants: all ways compile the same bytes by the same arguments in the same sandboxes; every generation of the
 //! files differs from all others, so that every input root is new; of each file all ways give the same classes, byte by

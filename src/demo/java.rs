@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! pass 1: javac for one file of each portion, a worker for all of them, a multiplex worker for all      workers start
-//! pass 2:                                     the same workers, the same files with other contents      workers are warm
+//! pass 2:                                     the same workers, the same files with other contents   workers are warm
 //! ```
-//! Every action is sandboxed, and sees its own file and nothing of another; the classes of all ways are the same, byte by
-//! byte, or the demo fails. What one-shot runs would take for all files is extrapolated from those that were measured,
-//! and the table says so.
+//! Every action is sandboxed, and sees its own file and nothing of another; the classes of all ways are the same, byte
+//! by byte, or the demo fails. What one-shot runs would take for all files is extrapolated from those that were
+//! measured, and the table says so.
 use super::error::DemoError;
 use crate::bench::BenchError;
 use crate::bench::case::Sample;
