@@ -61,10 +61,10 @@ impl Cellar {
         self.count > 0
     }
 
-    /// Detaches what lies here if it may be too much; what cannot be detached stays. Changes the working directory.
-    pub fn make_room(&mut self) -> Result<()> {
-        // An exchange may bring two.
-        if self.count + 2 > STORED_MAX { self.clear() } else { Ok(()) }
+    /// Whether what an exchange brings is not too much.
+    pub fn has_room(&self) -> bool {
+        // It may bring two.
+        self.count + 2 <= STORED_MAX
     }
 
     /// Detaches what lies here; what cannot be detached stays. Changes the working directory.

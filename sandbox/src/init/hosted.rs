@@ -15,7 +15,7 @@
 //! Invariants: no allocation, lock or panic; a step that fails before anybody has moved is taken back, and the worker
 //! has the view that it had; one that fails later leaves the view *broken*, and the worker is killed; init is at its
 //! own root again whatever happens, or ends, and everything with it; an answer is sent when no path leads to the old
-//! view any more, and not before; what could not be detached after it goes before the next change, or there is none.
+//! view any more, and not before; what could not be detached after it is tried again after the next change.
 //!
 //! Limits: a process in a directory below (other than the one that the worker was started in), or with a descriptor of
 //! the old view, keeps it; what it can write there ends with the seal, which must come before the view goes:
@@ -230,7 +230,10 @@ impl Views {
     }
 
     fn make_room(&mut self) -> Changed {
-        let made = self.cellar.make_room();
+        if self.cellar.has_room() {
+            return Ok(());
+        }
+        let made = self.cellar.clear();
         go_home(self.root.as_fd());
         made.map_err(NotChanged::kept)
     }
