@@ -32,7 +32,7 @@ const PROGRAM: &str = "echo_worker";
 /// What is echoed.
 const TEXT: &str = "what is asked is answered";
 /// Other files of an input root.
-const FILES: usize = 8;
+const FILES: usize = 3;
 /// Requests to each worker before those that count.
 const BEFORE: usize = 20;
 

@@ -61,7 +61,7 @@ pub enum Verb {
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
     Bench(bench::BenchArgs),
-    /// Compile zstd's C files in sandboxes, link, run, and compare with the bare compiler
+    /// Compile zstd's C files in sandboxes, link, run, compare with the bare compiler; then Java by workers
     Demo(bench::DemoArgs),
     /// Print a completion script for a shell
     Completions(assets::CompletionsArgs),
