@@ -19,6 +19,7 @@ mod merging;
 mod outputs;
 mod planting;
 mod poisoning;
+mod racing;
 mod refusals;
 mod starting;
 
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
     ];
     let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, local::ALONE, deaths()];
     let mut trials = Vec::new();
-    for (name, test) in alone.into_iter().flatten() {
+    for (name, test) in alone.iter().chain(racing::ALONE).copied().flatten() {
         let test = *test;
         trials.push(Trial::test(*name, move || {
             test();
