@@ -31,6 +31,8 @@ pub struct Job {
     pub mnemonic: String,
     /// Where it shall run.
     pub placement: Placement,
+    /// No result of earlier is welcome, from whatever cache.
+    pub fresh: bool,
 }
 
 /// Where an action shall run; an executor that knows no other machine runs all but `Remote` here.

@@ -112,6 +112,12 @@ impl Breaker {
         }
     }
 
+    /// Whether the next call would be the one that finds out.
+    #[must_use]
+    pub fn is_trial_due(&self, now: Duration) -> bool {
+        matches!(self.state, State::Open { until, .. } if now >= until)
+    }
+
     /// A call wants to be made.
     pub fn admit(&mut self, now: Duration) -> Admission {
         match self.state {

@@ -245,6 +245,13 @@ impl Cluster {
         !self.health().breaker.is_closed()
     }
 
+    /// Whether it is taken to be gone, and it is time to find out.
+    #[must_use]
+    pub fn is_trial_due(&self) -> bool {
+        let now = self.now();
+        self.health().breaker.is_trial_due(now)
+    }
+
     pub(super) fn instance(&self) -> String {
         self.shared.options.instance.clone()
     }

@@ -229,6 +229,7 @@ impl ExecutionService {
                 queued: drive::now(),
                 mnemonic,
                 placement: Placement::default(),
+                fresh,
             };
             Task { instance, job, cancel: Cancel::default() }
         };

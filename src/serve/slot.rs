@@ -6,7 +6,7 @@ use super::reply::{Done, Progress};
 use super::status;
 use super::verdict;
 use crate::action::{Timeline, encode};
-use crate::exec::executor::{Execution, Verdict, Watch};
+use crate::exec::executor::{Execution, Job, Verdict, Watch};
 use crate::failpoint;
 use crate::sched::RunId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,7 +60,9 @@ fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
     engine.metrics().runs.count();
     let _ = failpoint::hit("serve.started");
     let watch = Announce { engine, run: *run };
-    let mut execution = engine.executor().execute(&task.job, &task.cancel, &watch);
+    // Whoever joined the run may demand more than who began it.
+    let job = Job { fresh: !may_use_cache, ..task.job.clone() };
+    let mut execution = engine.executor().execute(&job, &task.cancel, &watch);
     if execution.verdict == Verdict::Canceled && engine.is_killing() {
         execution.verdict = Verdict::Unavailable("the server is shutting down".to_owned());
     }

@@ -19,6 +19,7 @@ mod merging;
 mod outputs;
 mod planting;
 mod poisoning;
+mod racing;
 mod refusals;
 mod starting;
 mod workers;
@@ -87,7 +88,7 @@ fn main() -> ExitCode {
         deaths(),
     ];
     let mut trials = Vec::new();
-    for (name, test) in alone.into_iter().flatten() {
+    for (name, test) in alone.iter().chain(racing::ALONE).copied().flatten() {
         let test = *test;
         trials.push(Trial::test(*name, move || {
             test();

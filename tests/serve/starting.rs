@@ -10,7 +10,7 @@ pub const ALONE: &[Alone] =
     &[("starting::s10_one_daemon_a_directory", one_a_directory), ("starting::mistakes_in_a_line", mistakes)];
 
 /// Starts one that must not come up; the line must have these parts.
-fn check(home: &Home, arguments: &[&str], parts: &[&str]) {
+pub fn check(home: &Home, arguments: &[&str], parts: &[&str]) {
     let ended = home.refused(arguments);
     assert_eq!(ended.status.code(), Some(125), "{arguments:?}: {}", ended.stderr);
     assert_eq!(ended.stdout, "", "{arguments:?}");

@@ -7,13 +7,17 @@ use crate::exec::executor::{Execution, Executor, Job, Verdict, Watch};
 use crate::race::branch::{BranchEnd, Cancel, Ended, LocalBranch, Product};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the local branch said when it had no result that counts.
+/// What a branch said when it had no result that counts. That of the local one is the likelier to be understood.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stash(Arc<Mutex<Option<Execution>>>);
 
 impl Stash {
     fn put(&self, execution: Execution) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(execution);
+    }
+
+    pub(super) fn put_if_none(&self, execution: Execution) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(execution);
     }
 
     pub(super) fn take(&self) -> Option<Execution> {

@@ -143,8 +143,7 @@ impl Racing {
             for_tool: false,
             local_allowed: place != Place::Remote,
             remote_allowed: place != Place::Local,
-            // A result that nobody may keep is looked for nowhere.
-            remote_cache_allowed: place != Place::Local && !job.action.do_not_cache,
+            remote_cache_allowed: place != Place::Local && accepts_cached(job),
         };
         let ability = match self.options.remote {
             RemoteUse::Execute => RemoteAbility::Execute,
@@ -157,7 +156,12 @@ impl Racing {
             let forecast = memory.forecast(key);
             let mean = forecast.local.map_or(Duration::ZERO, |local| local.at(0.5));
             Situation {
-                breaker: if self.cluster.is_taken_to_be_gone() { Breaker::Open } else { Breaker::Closed },
+                breaker: match (self.cluster.is_taken_to_be_gone(), self.cluster.is_trial_due()) {
+                    (false, _) => Breaker::Closed,
+                    // Else nobody would ever find out that it is there again.
+                    (true, true) => Breaker::HalfOpen,
+                    (true, false) => Breaker::Open,
+                },
                 any_hit: self.any_hit.load(Ordering::Relaxed),
                 local_wait: self.gate.likely_wait(mean),
                 explore: memory.explore(),
@@ -166,6 +170,9 @@ impl Racing {
         };
         let mut choice =
             choose(&facts, &abilities, &self.options.knobs, &situation).map_err(|error| error.to_string())?;
+        if !accepts_cached(job) {
+            choice.rules.plan = unasked(choice.rules.plan);
+        }
         if place == Place::RemoteLocalFallback && choice.rules.plan.remote != RemoteStart::Never {
             choice.rules.plan = fallback(choice.rules.plan);
         }
@@ -193,10 +200,11 @@ impl Racing {
                 command: job.command.clone(),
                 mnemonic: job.mnemonic.clone(),
                 executes: self.options.remote == RemoteUse::Execute,
-                accept_cached: !job.action.do_not_cache,
+                accept_cached: accepts_cached(job),
             },
             queued: job.queued,
             watch: watch.clone(),
+            stash: stash.clone(),
         };
         let race = Race {
             name: job.action_digest.to_string(),
@@ -296,6 +304,19 @@ impl Racing {
 }
 
 type Ran = Finished<Execution, (Side, Execution)>;
+
+/// A result that nobody may keep is looked for nowhere.
+fn accepts_cached(job: &Job) -> bool {
+    !job.action.do_not_cache && !job.fresh
+}
+
+/// Where the cache is not asked, local waits for no answer: it starts when it would after a miss.
+fn unasked(plan: Plan) -> Plan {
+    match plan.local {
+        LocalStart::OnAnswer { miss, .. } => Plan { local: LocalStart::After(miss), ..plan },
+        _ => plan,
+    }
+}
 
 /// Remote first, and local only when remote cannot.
 fn fallback(plan: Plan) -> Plan {

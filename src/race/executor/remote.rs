@@ -1,6 +1,6 @@
 //! The remote branch: the cluster's cache, and then the cluster.
 
-use super::Once;
+use super::{Once, Stash};
 use crate::action::{ActionResult, Timeline, Timestamp};
 use crate::cas::Cas;
 use crate::exec::executor::{Execution, Verdict};
@@ -19,6 +19,7 @@ pub(super) struct Branch {
     pub(super) job: RemoteJob,
     pub(super) queued: Timestamp,
     pub(super) watch: Arc<Once>,
+    pub(super) stash: Stash,
 }
 
 struct Reports<'a> {
@@ -42,7 +43,7 @@ impl RemoteWatch for Reports<'_> {
 
 impl RemoteBranch<Execution> for Branch {
     fn run(self: Box<Self>, cancel: &Cancel, desk: &dyn Desk) -> Ended<Execution> {
-        let Branch { cluster, store, runtime, job, queued, watch } = *self;
+        let Branch { cluster, store, runtime, job, queued, watch, stash } = *self;
         let given_up = Arc::new(Notify::new());
         let notify = given_up.clone();
         // A permit is kept for who waits later.
@@ -63,26 +64,28 @@ impl RemoteBranch<Execution> for Branch {
                     Ok(RemoteEnd::Result { result, .. }) => result.usage.user + result.usage.system,
                     _ => Duration::ZERO,
                 };
-                (end(ended), cpu)
+                (end(ended, job.action.timeout.unwrap_or_default(), &stash), cpu)
             }
         };
         Ended { end, cpu }
     }
 }
 
-fn end(ended: Result<RemoteEnd, ClusterError>) -> BranchEnd<Execution> {
+fn end(ended: Result<RemoteEnd, ClusterError>, limit: Duration, stash: &Stash) -> BranchEnd<Execution> {
+    let without_result = |verdict| Execution { verdict, result: ActionResult::default() };
     match ended {
         Ok(RemoteEnd::Result { result, .. }) => {
             let is_good = result.exit_code == 0;
             let execution = Execution { verdict: Verdict::Exited, result: *result };
             if is_good { BranchEnd::Ready(execution) } else { BranchEnd::Failed(execution) }
         }
-        Ok(RemoteEnd::Action { timed_out, message }) => {
-            let verdict = match timed_out {
-                true => Verdict::TimedOut { limit: Duration::ZERO },
-                false => Verdict::FailedPrecondition(message),
-            };
-            BranchEnd::Failed(Execution { verdict, result: ActionResult::default() })
+        Ok(RemoteEnd::Action { timed_out: true, .. }) => {
+            BranchEnd::Failed(without_result(Verdict::TimedOut { limit }))
+        }
+        // What one machine does not allow or have, the other may: its word counts if there is no better one.
+        Ok(RemoteEnd::Action { timed_out: false, message }) => {
+            stash.put_if_none(without_result(Verdict::FailedPrecondition(message.clone())));
+            BranchEnd::Infra(message)
         }
         Ok(RemoteEnd::Miss) => BranchEnd::Miss,
         Err(error) => BranchEnd::Infra(error.to_string()),

@@ -220,6 +220,7 @@ impl LocalService {
             queued: drive::now(),
             mnemonic: asked.mnemonic.clone(),
             placement: asked.placement,
+            fresh: asked.fresh,
         };
         let task = || Task { instance: instance.clone(), job: job(), cancel: Cancel::default() };
         let mut watcher = engine.submit(line, submission, facts, task)?;
