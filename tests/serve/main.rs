@@ -20,6 +20,7 @@ mod outputs;
 mod planting;
 mod poisoning;
 mod refusals;
+mod remote;
 mod starting;
 
 use client::Client;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         planting::SHARED,
         outputs::SHARED,
         merging::SHARED,
+        remote::SHARED,
     ];
     let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, local::ALONE, deaths()];
     let mut trials = Vec::new();

@@ -35,6 +35,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -87,6 +88,8 @@ pub struct State {
     pub calls: HashMap<&'static str, usize>,
     /// How often a blob was uploaded.
     pub uploads: HashMap<Digest, usize>,
+    /// What GetCapabilities was authorized with.
+    pub authorizations: Vec<Option<String>>,
     /// The operations that were canceled.
     pub canceled: Vec<String>,
 }
@@ -117,10 +120,15 @@ impl Drop for Listening {
 impl Listening {
     pub fn start() -> Listening {
         let liar = Liar { state: Arc::default(), changed: Arc::default() };
-        Listening::at(liar, ([127, 0, 0, 1], 0).into())
+        Listening::at(liar, ([127, 0, 0, 1], 0).into(), None)
     }
 
-    pub fn at(liar: Liar, address: SocketAddr) -> Listening {
+    pub fn secure(tls: ServerTlsConfig) -> Listening {
+        let liar = Liar { state: Arc::default(), changed: Arc::default() };
+        Listening::at(liar, ([127, 0, 0, 1], 0).into(), Some(tls))
+    }
+
+    pub fn at(liar: Liar, address: SocketAddr, tls: Option<ServerTlsConfig>) -> Listening {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = {
@@ -131,7 +139,11 @@ impl Listening {
             socket.listen(64).unwrap()
         };
         let address = listener.local_addr().unwrap();
-        let router = tonic::transport::Server::builder()
+        let mut server = Server::builder();
+        if let Some(tls) = tls {
+            server = server.tls_config(tls).unwrap();
+        }
+        let router = server
             .add_service(CapabilitiesServer::new(liar.clone()))
             .add_service(ContentAddressableStorageServer::new(liar.clone()))
             .add_service(ByteStreamServer::new(liar.clone()))
@@ -263,8 +275,11 @@ fn next(scripts: &mut VecDeque<Script>) -> Script {
 impl Capabilities for Liar {
     async fn get_capabilities(
         &self,
-        _: Request<reapi::GetCapabilitiesRequest>,
+        request: Request<reapi::GetCapabilitiesRequest>,
     ) -> Answer<reapi::ServerCapabilities> {
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+        self.state().authorizations.push(authorization);
         self.enter("GetCapabilities").await?;
         let compressors = if self.state().lies.zstd { vec![1] } else { Vec::new() };
         let cache = reapi::CacheCapabilities {

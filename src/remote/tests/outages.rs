@@ -36,7 +36,7 @@ async fn an_outage_is_noticed_once_and_one_trial_ends_it() {
     // It comes back.
     let dir = tempfile::tempdir().unwrap();
     let cas = open_cas(dir.path());
-    let server = Listening::at(Listening::start().liar.clone(), address);
+    let server = Listening::at(Listening::start().liar.clone(), address, None);
     server.liar.hang("GetActionResult");
     // The trial hangs: meanwhile all others are refused, and nobody else asks.
     let trial = {
