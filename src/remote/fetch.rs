@@ -5,8 +5,8 @@
 //!                └► trees: the Tree, or Directory by Directory ─► their files
 //! ```
 //! Invariants: a result comes out whole or not at all; no path in it is any but a declared one, and no name in a tree
-//! is any but a plain segment (see [`crate::action::decode`]). Limits: see `limits`; a tree's size is bounded before its
-//! files are fetched.
+//! is any but a plain segment (see [`crate::action::decode`]). Limits: see `limits`; a tree's size is bounded before
+//! its files are fetched.
 
 use super::cluster::{Cluster, ClusterError};
 use super::decode::{Inline, RemoteResult};

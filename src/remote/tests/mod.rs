@@ -4,6 +4,7 @@ mod blobs;
 mod branch;
 mod executions;
 mod liar;
+mod lies;
 mod outages;
 mod results;
 mod secure;
