@@ -343,7 +343,7 @@ impl Cluster {
                     admitted.answered(Ok(()));
                     return Ok(answer);
                 }
-                Ok(Err(status)) => status,
+                Ok(Err(status)) => of_transport(status),
                 Err(_) => Status::deadline_exceeded(format!("no answer within {} s", within.as_secs_f64())),
             };
             admitted.answered(Err(status.code()));
@@ -429,6 +429,14 @@ impl Cluster {
             zstd: cache.supported_compressors.contains(&(reapi::compressor::Value::Zstd as i32)),
             may_update: cache.action_cache_update_capabilities.is_some_and(|update| update.update_enabled),
         })
+    }
+}
+
+/// A connection that closes takes its calls with it, which the transport calls canceled, and nobody did that.
+fn of_transport(status: Status) -> Status {
+    match std::error::Error::source(&status) {
+        Some(cause) if status.code() == Code::Cancelled => Status::unavailable(cause.to_string()),
+        _ => status,
     }
 }
 

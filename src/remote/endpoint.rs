@@ -27,8 +27,8 @@ pub struct ClusterOptions {
     pub instance: String,
     /// How blobs are named.
     pub function: DigestFunction,
-    /// Authorities that the server's certificate must come from (PEM); `None`: those of the system, or of
-    /// `SSL_CERT_FILE`.
+    /// Authorities that the server's certificate must come from (PEM); `None`:
+    /// those of the system, or of `SSL_CERT_FILE`.
     pub authorities_pem: Option<Vec<u8>>,
     /// Our certificate and its key (PEM).
     pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,

@@ -21,6 +21,7 @@ mod planting;
 mod poisoning;
 mod racing;
 mod refusals;
+mod remote;
 mod starting;
 mod workers;
 
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         planting::SHARED,
         outputs::SHARED,
         merging::SHARED,
+        remote::SHARED,
     ];
     let alone = [
         draining::ALONE,

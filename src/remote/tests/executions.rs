@@ -254,10 +254,10 @@ async fn missing_blobs_are_told_by_name() {
 async fn who_leaves_cancels_the_operation() {
     let scene = Scene::new().await;
     scene.liar().lie(|lies| lies.executes.push_back(Ok(vec![queued(), Step::Hang])));
-    let (told, mut stages) = tokio::sync::mpsc::unbounded_channel();
+    let (told, mut stages) = tokio::sync::mpsc::channel(8);
     let running = {
         let cluster = scene.cluster.clone();
-        let on = move |stage| told.send(stage).unwrap();
+        let on = move |stage| told.try_send(stage).unwrap();
         tokio::spawn(async move { cluster.execute(&digest(b"action"), false, on).await.map(drop) })
     };
     soon(stages.recv()).await.unwrap();
@@ -272,8 +272,8 @@ fn who_leaves_after_the_runtime_does_no_harm() {
     scene.liar().lie(|lies| lies.executes.push_back(Ok(vec![queued(), Step::Hang])));
     let cluster = scene.cluster.clone();
     let action = digest(b"action");
-    let (told, mut stages) = tokio::sync::mpsc::unbounded_channel();
-    let mut running = Box::pin(cluster.execute(&action, false, move |stage| told.send(stage).unwrap()));
+    let (told, mut stages) = tokio::sync::mpsc::channel(8);
+    let mut running = Box::pin(cluster.execute(&action, false, move |stage| told.try_send(stage).unwrap()));
     runtime.block_on(async {
         tokio::select! {
             ended = &mut running => panic!("{ended:?}"),

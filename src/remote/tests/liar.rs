@@ -6,6 +6,7 @@
 //!         scripts: what each Execute and each WaitExecution says, one after the other
 //! ```
 
+pub use super::lies::{Lies, Script, State, Step};
 use crate::action::{Digest, DigestFunction, encode};
 use bytes::Bytes;
 use fulgurite_proto::google::bytestream::byte_stream_server::{ByteStream, ByteStreamServer};
@@ -25,7 +26,7 @@ use fulgurite_proto::reapi::content_addressable_storage_server::{
     ContentAddressableStorage, ContentAddressableStorageServer,
 };
 use fulgurite_proto::reapi::execution_server::{Execution, ExecutionServer};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -35,61 +36,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// What an operation's stream does next.
-#[derive(Clone)]
-pub enum Step {
-    Say(Operation),
-    Break(Status),
-    Hang,
-}
-
-/// What a call of an operation does: refuse, or a stream of steps.
-pub type Script = Result<Vec<Step>, Status>;
-
-/// What is not true, or not usual.
-#[derive(Default)]
-pub struct Lies {
-    /// Calls by name: what they fail with, the first of them first.
-    pub fail: HashMap<&'static str, VecDeque<Status>>,
-    /// Calls that never answer.
-    pub hang: HashSet<&'static str>,
-    /// What is given instead of a blob.
-    pub instead: HashMap<Digest, Vec<u8>>,
-    /// Blobs that are said to be there, and are not.
-    pub only_said: HashSet<Digest>,
-    /// What a compressed read gives.
-    pub frames: Option<Vec<u8>>,
-    /// Streams of blobs that do not end, but stop.
-    pub stop: bool,
-    /// It compresses.
-    pub zstd: bool,
-    /// It writes what comes, and says another size.
-    pub committed: Option<i64>,
-    /// It answers a batch with each blob twice.
-    pub doubled: bool,
-    /// What Execute does, the first call first; the last script is kept.
-    pub executes: VecDeque<Script>,
-    /// As `executes`, of WaitExecution.
-    pub waits: VecDeque<Script>,
-}
-
-#[derive(Default)]
-pub struct State {
-    pub lies: Lies,
-    pub blobs: HashMap<Digest, Bytes>,
-    pub results: HashMap<Digest, reapi::ActionResult>,
-    /// Calls by name.
-    pub calls: HashMap<&'static str, usize>,
-    /// How often a blob was uploaded.
-    pub uploads: HashMap<Digest, usize>,
-    /// The operations that were canceled.
-    pub canceled: Vec<String>,
-}
 
 /// The server. Clones are the same one.
 #[derive(Clone)]
@@ -117,10 +68,15 @@ impl Drop for Listening {
 impl Listening {
     pub fn start() -> Listening {
         let liar = Liar { state: Arc::default(), changed: Arc::default() };
-        Listening::at(liar, ([127, 0, 0, 1], 0).into())
+        Listening::at(liar, ([127, 0, 0, 1], 0).into(), None)
     }
 
-    pub fn at(liar: Liar, address: SocketAddr) -> Listening {
+    pub fn secure(tls: ServerTlsConfig) -> Listening {
+        let liar = Liar { state: Arc::default(), changed: Arc::default() };
+        Listening::at(liar, ([127, 0, 0, 1], 0).into(), Some(tls))
+    }
+
+    pub fn at(liar: Liar, address: SocketAddr, tls: Option<ServerTlsConfig>) -> Listening {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = {
@@ -131,7 +87,11 @@ impl Listening {
             socket.listen(64).unwrap()
         };
         let address = listener.local_addr().unwrap();
-        let router = tonic::transport::Server::builder()
+        let mut server = Server::builder();
+        if let Some(tls) = tls {
+            server = server.tls_config(tls).unwrap();
+        }
+        let router = server
             .add_service(CapabilitiesServer::new(liar.clone()))
             .add_service(ContentAddressableStorageServer::new(liar.clone()))
             .add_service(ByteStreamServer::new(liar.clone()))
@@ -263,8 +223,11 @@ fn next(scripts: &mut VecDeque<Script>) -> Script {
 impl Capabilities for Liar {
     async fn get_capabilities(
         &self,
-        _: Request<reapi::GetCapabilitiesRequest>,
+        request: Request<reapi::GetCapabilitiesRequest>,
     ) -> Answer<reapi::ServerCapabilities> {
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+        self.state().authorizations.push(authorization);
         self.enter("GetCapabilities").await?;
         let compressors = if self.state().lies.zstd { vec![1] } else { Vec::new() };
         let cache = reapi::CacheCapabilities {
