@@ -19,6 +19,7 @@ pub mod ipc;
 pub mod peers;
 pub mod prepared;
 pub mod progress;
+pub mod race;
 pub mod reapi;
 pub mod report;
 pub mod sandbox;

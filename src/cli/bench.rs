@@ -3,12 +3,14 @@ use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
 use crate::bench::ipc::{IpcBench, run as bench_ipc, table as ipc_table};
 use crate::bench::prepared::RootState;
+use crate::bench::race;
 use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::bench::simulate;
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
 use crate::bench::worker::{WorkerBench, run as bench_worker, table as worker_table};
 use crate::bench::{BenchError, Report};
+use crate::cli::race_args::RaceArgs;
 use crate::cli::simulate_args::SimulateArgs;
 use crate::demo::java::run as run_java;
 use crate::demo::java_units::JAVA_UNITS;
@@ -41,6 +43,8 @@ pub enum BenchWhat {
     Handoff(HandoffBenchArgs),
     /// A build, generated or recorded, replayed in virtual time under the policies of several build tools
     Simulate(SimulateArgs),
+    /// A real build that races this machine against a second daemon behind a shaped network, beside other policies
+    Race(RaceArgs),
     /// Echo requests to 1 to 1,000 workers over io_uring and epoll, beside bare pipes
     Ipc(IpcBenchArgs),
     /// Persistent workers: echo requests beside a bare pipe, Java files beside one-shot compilers and Bazel's workers
@@ -299,6 +303,10 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         BenchWhat::Worker(args) => {
             let report = in_sandboxes(|runtime| bench_worker(runtime, &worker(args)))?;
             (worker_table(&report), report, args.json)
+        }
+        BenchWhat::Race(args) => {
+            let report = in_sandboxes(|runtime| race::run(runtime, &args.wanted()))?;
+            (race::table(&report), report, args.json)
         }
         BenchWhat::Simulate(args) => {
             let report = simulate::run(&args.wanted()).map_err(failed)?;
