@@ -199,6 +199,7 @@ impl WorkerGround {
             command,
             queued: Timestamp { seconds: 0, nanos: 0 },
             mnemonic: String::new(),
+            fresh: false,
             placement: Placement::Local,
         }
     }
