@@ -11,8 +11,8 @@ use core::sync::atomic::AtomicU32;
 compile_error!("fulgurite-sandbox runs on x86_64 only so far: sys/raw.rs and the reviewed seccomp table");
 
 const CLONE_VM: u64 = 0x100;
-/// `CLONE_VM`, `CLONE_FILES`, `CLONE_SIGHAND`, `CLONE_THREAD`, `CLONE_CHILD_CLEARTID`: the root and the working directory
-/// are the thread's own.
+/// `CLONE_VM`, `CLONE_FILES`, `CLONE_SIGHAND`, `CLONE_THREAD`, `CLONE_CHILD_CLEARTID`: the root and the working
+/// directory are the thread's own.
 const THREAD: u64 = CLONE_VM | 0x400 | 0x800 | 0x1_0000 | 0x20_0000;
 
 /// Makes system call `number`.
