@@ -8,9 +8,9 @@
 //! cellar, and unmounts what it stands under until there is nothing. It is a thread and not a process, so that
 //! killing everybody else does not end it, and that nobody is left who would have to be reaped.
 //!
-//! Invariants: it shares init's memory and descriptors, not its root and working directory; it allocates nothing, takes
-//! no lock, knows no errno, and touches nothing but [`Orders`]; it has ended before a reset goes on, so that it keeps
-//! no namespace alive that is replaced.
+//! Invariants: it shares init's memory and descriptors, not its root and working directory; it allocates nothing,
+//! takes no lock, knows no errno, and touches nothing but [`Orders`]; it has ended before a reset goes on, so that it
+//! keeps no namespace alive that is replaced.
 //!
 //! Limits: where it cannot be started (too many processes), init detaches for itself, after its answer.
 use crate::sys::raw::{self, Start};
