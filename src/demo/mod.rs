@@ -5,6 +5,7 @@
 //!                         bwrap  bare   cold   warm       who begins changes from portion to portion
 //!                           ⋮
 //! compare objects ─► archive ─► link ─► run               sandboxed as well
+//! the race ([`race`])                                     two daemons: here alone, there alone, both
 //! ```
 //! Invariants: every strategy runs the same command lines over the same files on the same filesystem; all give the same
 //! objects, byte by byte, or the demo fails. Wall time is the sum over the portions, so that a slow minute of the
@@ -15,13 +16,18 @@ pub mod build;
 pub mod error;
 pub mod java;
 pub mod java_units;
+<<<<<<< HEAD
 pub mod java_worker;
+=======
+pub mod race;
+>>>>>>> benchrace
 pub mod report;
 pub mod units;
 pub mod workshop;
 
 pub use build::Built;
 pub use error::DemoError;
+pub use race::{RaceReport, RaceRow};
 pub use report::{DemoReport, StrategyReport};
 
 use crate::action::{ExecPath, InputSpec, Source};
@@ -101,8 +107,16 @@ impl Demo<'_> {
         build::compare(&built, &tasks)?;
         let library = self.library(&root, &tasks, &built)?;
         let finished = Finished::take(library, &options.out)?;
+        let bar = progress::bar(race::STEPS, options.progress);
+        let show = |what: &str| {
+            bar.set_message(what.to_owned());
+            bar.inc(1);
+        };
+        let race = race::race(&self.workshop.scratch, &options.sources, &show);
+        bar.finish_and_clear();
+        let race = race?;
         let inputs = units.iter().map(|unit| unit.inputs.len()).sum();
-        Ok(DemoReport::new(host, self.workshop, inputs, &built, finished))
+        Ok(DemoReport::new(host, self.workshop, inputs, &built, finished, race))
     }
 
     fn compile(&self, unit: &Unit) -> Task {

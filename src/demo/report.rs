@@ -1,6 +1,7 @@
 //! What the demo found.
 use super::Finished;
 use super::build::Built;
+use super::race::RaceReport;
 use super::workshop::Workshop;
 use crate::bench::report::HostReport;
 use crate::bench::sandboxed::limits_in_words;
@@ -32,6 +33,8 @@ pub struct DemoReport {
     pub library_bytes: u64,
     /// What the program said.
     pub said: String,
+    /// How the race went.
+    pub race: RaceReport,
 }
 
 /// What one strategy cost.
@@ -70,6 +73,7 @@ impl DemoReport {
         inputs: usize,
         built: &[Built],
         finished: Finished,
+        race: RaceReport,
     ) -> Self {
         let floor = built.first();
         DemoReport {
@@ -83,6 +87,7 @@ impl DemoReport {
             results: finished.files,
             library_bytes: finished.library_bytes,
             said: finished.said,
+            race,
         }
     }
 }
@@ -140,7 +145,8 @@ impl fmt::Display for DemoReport {
         writeln!(f, "\nObjects of all strategies: {same}.")?;
         writeln!(f, "{}", self.said)?;
         let results: Vec<String> = self.results.iter().map(|path| path.display().to_string()).collect();
-        writeln!(f, "Built: {} ({} KiB)", results.join(", "), self.library_bytes / 1024)
+        writeln!(f, "Built: {} ({} KiB)\n", results.join(", "), self.library_bytes / 1024)?;
+        self.race.fmt(f)
     }
 }
 
@@ -206,6 +212,7 @@ mod tests {
             results: vec!["out/libzstd.a".into()],
             library_bytes: 2048,
             said: "zstd 1.5.7".to_owned(),
+            race: RaceReport { files: 24, sides: String::new(), builds: Vec::new(), identical: true },
         };
         let text = report.to_string();
         for part in ["+1.25 ms", "+1.2 %", "failed: no namespaces", "the same, byte by byte", "(2 KiB)"] {

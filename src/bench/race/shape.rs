@@ -1,14 +1,14 @@
 //! A network between two daemons on one machine: a proxy that delays, jitters, loses and ends.
 //!
 //! ```text
-//!   client ──► read a piece ──► due = sent + half a round trip + jitter (+ a retransmission) ──► wait ──► write ──► server
-//!                 └ sent = when the line has room: bytes per second       pieces stay in their order
+//!   client ─► read a piece ─► due = sent + half a round trip + jitter (+ a retransmission) ─► wait ─► write ─► server
+//!                └ sent = when the line has room: bytes per second       pieces stay in their order
 //! ```
 //! A lost packet is what TCP makes of it: everything behind it waits for a retransmission. It needs no privileges, no
 //! `tc` and no module of the kernel, which a network namespace with netem does.
 //!
-//! Invariants: bytes arrive unchanged and in order; the sequence of losses comes from a fixed seed; [`Link::cut`] resets
-//! all connections, and from then on connecting is refused.
+//! Invariants: bytes arrive unchanged and in order; the sequence of losses comes from a fixed seed; [`Link::cut`]
+//! resets all connections, and from then on connecting is refused.
 //!
 //! Limits: handshakes are not delayed; no model of congestion; delays are as exact as tokio's timer, a millisecond.
 use super::limits::{PIECE_BYTES, PIECES_ON_THE_WAY};

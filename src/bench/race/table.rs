@@ -29,8 +29,8 @@ pub fn table(report: &Report) -> String {
         row(&mut text, case);
     }
     text.push_str(
-        "\n× the better of local-only and remote-only in the same round. Wasted: CPU time of both sides beyond the cheaper\n\
-         of these two, and as a share of what always racing wastes.\n",
+        "\n× the better of local-only and remote-only in the same round. Wasted: CPU time of both sides beyond the\n\
+         cheaper of these two, and as a share of what always racing wastes.\n",
     );
     text
 }

@@ -421,6 +421,7 @@ impl Executor for Racing {
             ("remote_hits", totals.hits),
             ("wasted_wall_us", totals.wasted_wall_us),
             ("wasted_cpu_us", totals.wasted_cpu_us),
+            ("margin_us", totals.margin_us),
         ]);
         counters
     }
