@@ -9,7 +9,7 @@
 //! goes away in the middle of a trial leaves the trial to the next. Limits: one HTTP/2 connection.
 
 use super::breaker::{Admission, Breaker, BreakerOptions};
-use super::retry::{Budget, RetryOptions};
+use super::retry::{Budget, RetryOptions, without_answer};
 use super::transfer::Transfers;
 use crate::action::{Digest, DigestFunction};
 use bytes::Bytes;
@@ -398,7 +398,7 @@ impl Cluster {
                     admitted.answered(Ok(()));
                     return Ok(answer);
                 }
-                Ok(Err(status)) => status,
+                Ok(Err(status)) => without_answer(status),
                 Err(_) => Status::deadline_exceeded(format!("no answer within {} s", within.as_secs())),
             };
             admitted.answered(Err(status.code()));

@@ -13,6 +13,7 @@
 use super::cluster::{Cluster, ClusterError, failed};
 use super::decode::{self, RemoteResult};
 use super::limits::{MESSAGE_BYTES_MAX, STREAMS_MAX};
+use super::retry::without_answer;
 use crate::action::{Digest, encode};
 use fulgurite_proto::google::longrunning::operations_client::OperationsClient;
 use fulgurite_proto::google::longrunning::{CancelOperationRequest, Operation, operation};
@@ -167,7 +168,7 @@ impl Cluster {
                         *abandon.lock() = Some(operation.name).filter(|name| !name.is_empty());
                     }
                     Ok(None) => break Status::unavailable("the stream ended before the operation did"),
-                    Err(status) => break status,
+                    Err(status) => break without_answer(status),
                 }
             };
             without_news += 1;
@@ -265,11 +266,11 @@ impl Cluster {
         digests.take(super::limits::MISSING_MAX).collect()
     }
 
-    /// Uploads a result of ours with all that it names, while nobody waits for it. Must be called within a runtime.
+    /// Uploads a result of ours with all that it names and what it is a result of, while nobody waits for it. Must be called within a runtime.
     pub fn fill_in_background(
         &self,
         from: crate::cas::Cas,
-        action: Digest,
+        (action, command): (Digest, Digest),
         result: crate::action::ActionResult,
         typed_outputs: bool,
     ) {
@@ -280,7 +281,8 @@ impl Cluster {
                     return Ok(());
                 }
                 let mut blobs = super::fetch::blobs_of(&from, &result)?;
-                blobs.push(action);
+                // A cache that has never run it has neither, and may not take a result without them.
+                blobs.extend([action, command]);
                 cluster.upload(&from, &blobs).await?;
                 cluster.update_action_result(&action, &result, typed_outputs).await
             };

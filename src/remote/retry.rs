@@ -4,7 +4,7 @@
 //! that a remote that fails now and then is tried again and one that fails always is not flooded (gRFC A6).
 
 use std::time::Duration;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// How often, and after what pauses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +56,20 @@ impl Budget {
     }
 }
 
+/// What our own transport says has a cause, and its code says little: a connection that is closed under a call is
+/// CANCELLED, though nobody canceled it. It is that nobody answered.
+#[must_use]
+pub fn without_answer(status: Status) -> Status {
+    let mut deepest = match std::error::Error::source(&status) {
+        Some(cause) => cause,
+        None => return status,
+    };
+    while let Some(deeper) = deepest.source() {
+        deepest = deeper;
+    }
+    Status::unavailable(deepest.to_string())
+}
+
 /// Whether another try can help.
 #[must_use]
 pub fn is_transient(code: Code) -> bool {
@@ -91,6 +105,14 @@ impl RetryOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broken_connection_is_no_answer() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("the line is cut")));
+        let status = without_answer(broken);
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "the line is cut"));
+        assert_eq!(without_answer(Status::cancelled("by the server")).code(), Code::Cancelled);
+    }
 
     #[test]
     fn pauses_grow_and_end() {
