@@ -13,7 +13,7 @@ ASSETS := $(TARGET)/assets
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Compile zstd's C files, each in its own sandbox, and show what that costs
+demo: ## Compile zstd's C files, and Java by workers, all in sandboxes, and show what that costs
 	@scripts/setup demo
 	$(CARGO) build --release --locked
 	@sources=$$(scripts/zstd-sources) && echo "$(BIN) demo $$sources" && $(BIN) demo "$$sources"

@@ -224,7 +224,8 @@ impl Hosted {
         spec
     }
 
-    /// Puts the detached mount `view` at /work, in place of what is there, which is detached with all below it.
+    /// Puts the detached mount `view` at /work, in place of what is there, which no path leads to any more. That is
+    /// detached with all below it soon after the answer: whoever closes his descriptors of it at once may not be last.
     /// Everyone of the worker's processes that stands at /work, or in the directory that the worker was started in,
     /// stands in the new view then. `view` must have that directory.
     ///
@@ -243,7 +244,8 @@ impl Hosted {
         self.swap_failing_at(None, 0)
     }
 
-    /// As [`Hosted::swap`] and [`Hosted::clear`]; part `fail_at` of the exchange fails. Fault injection for tests.
+    /// As [`Hosted::swap`] and [`Hosted::clear`]; part `fail_at` of the exchange fails. Fault injection for tests:
+    /// part 8 is what comes after the answer.
     ///
     /// # Errors
     /// [`HostedError`].
@@ -259,7 +261,7 @@ impl Hosted {
         self.ask("attach a view for a request", Some(view), |ticket| ToInit::Attach { ticket, slot })
     }
 
-    /// Takes away what is at `/work/_w/<slot>`.
+    /// Takes away what is at `/work/_w/<slot>`; it is detached soon after the answer, as with [`Hosted::swap`].
     ///
     /// # Errors
     /// [`HostedError`]; `ENOENT` if nothing is.

@@ -58,6 +58,18 @@ impl Reading {
         }
     }
 
+    /// What one of so many operations used.
+    #[must_use]
+    pub fn each(&self, operations: u64) -> Reading {
+        let operations = operations.max(1);
+        Reading {
+            daemon_ns: self.daemon_ns / operations,
+            children_ns: self.children_ns / operations,
+            zygote_ns: self.zygote_ns / operations,
+            sandbox_ns: self.sandbox_ns / operations,
+        }
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(&self, other: &Reading) -> Reading {
@@ -115,8 +127,26 @@ impl TreeCpu {
         tree
     }
 
-    /// The same, for sandboxes that nobody else uses: what they still do after the end of one operation (the process
-    /// that waits to become the next action gets ready) counts for the next one.
+    /// Counts this process and all sandboxes of the runtime together, also those that this process does not see.
+    #[must_use]
+    pub fn all(runtime: &Runtime) -> Self {
+        let tree = TreeCpu::new(runtime);
+        let (place, file) = match &tree.accounting {
+            Accounting::V2(place) => (place.clone(), "cpu.stat"),
+            Accounting::V1(place) => (place.clone(), "cpuacct.usage"),
+            Accounting::None => return tree,
+        };
+        // The runtime's own tree is named after this process.
+        let prefix = format!("fulgurite-{}-", std::process::id());
+        let mut entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+        if let Some(own) = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            tree.lock().slots.insert(own.path().join(file), 0);
+        }
+        tree
+    }
+
+    /// As [`TreeCpu::new`], for sandboxes that nobody else uses: what they still do after the end of one operation (the
+    /// process that waits to become the next action gets ready) counts for the next one.
     #[must_use]
     pub fn carrying(runtime: &Runtime) -> Self {
         let tree = TreeCpu::new(runtime);

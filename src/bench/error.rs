@@ -59,6 +59,12 @@ pub enum BenchError {
         /// The directories that were tried.
         tried: String,
     },
+    /// What workers stand on could not be had.
+    #[error("cannot measure workers: {why}")]
+    Worker {
+        /// What happened.
+        why: String,
+    },
     /// The daemon did not do what it should.
     #[error("the daemon: {why}")]
     Server {

@@ -8,11 +8,15 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the v2 hierarchy is: alone, or beside the older ones.
 const UNIFIED: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 /// What the daemon prints before its address, once it listens.
 const LISTENING: &str = "listening on ";
+
+/// How many of these cgroups this process has made: each daemon has one of its own.
+static METERS: AtomicU64 = AtomicU64::new(0);
 
 /// A cgroup that counts CPU time.
 #[derive(Debug)]
@@ -28,7 +32,8 @@ impl Meter {
         let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
         let mount = UNIFIED.iter().map(Path::new).find(|mount| mount.join("cgroup.procs").exists())?;
         let home = mount.join(path);
-        let directory = home.join(format!("fulgurite-bench-{}", std::process::id()));
+        let number = METERS.fetch_add(1, Ordering::Relaxed);
+        let directory = home.join(format!("fulgurite-bench-{}-{number}", std::process::id()));
         fs::create_dir(&directory).ok()?;
         Some(Meter { directory, home })
     }

@@ -3,14 +3,19 @@ use crate::bench::filesystem::FilesystemKind;
 use crate::bench::handoff::{HandoffBench, run as bench_handoff, table};
 use crate::bench::ipc::{IpcBench, run as bench_ipc, table as ipc_table};
 use crate::bench::prepared::RootState;
+use crate::bench::race;
 use crate::bench::reapi::{Place, ReapiBench, run as bench_reapi};
 use crate::bench::sandbox::{SandboxBench, run as bench_sandbox};
 use crate::bench::simulate;
 use crate::bench::stage::{SIZES, StageBench, run as bench_stage};
+use crate::bench::worker::{WorkerBench, run as bench_worker, table as worker_table};
 use crate::bench::{BenchError, Report};
+use crate::cli::race_args::RaceArgs;
 use crate::cli::simulate_args::SimulateArgs;
-use crate::demo::{DemoOptions, run as run_demo};
-use crate::failure::{Failure, put};
+use crate::demo::java::run as run_java;
+use crate::demo::java_units::JAVA_UNITS;
+use crate::demo::{DemoError, DemoOptions, run as run_demo};
+use crate::failure::{Failure, put, tell};
 use clap::{Args, Subcommand, ValueHint};
 use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
 use std::ffi::OsString;
@@ -38,8 +43,58 @@ pub enum BenchWhat {
     Handoff(HandoffBenchArgs),
     /// A build, generated or recorded, replayed in virtual time under the policies of several build tools
     Simulate(SimulateArgs),
+    /// A real build that races this machine against a second daemon behind a shaped network, beside other policies
+    Race(RaceArgs),
     /// Echo requests to 1 to 1,000 workers over io_uring and epoll, beside bare pipes
     Ipc(IpcBenchArgs),
+    /// Persistent workers: echo requests beside a bare pipe, Java files beside one-shot compilers and Bazel's workers
+    Worker(WorkerBenchArgs),
+}
+
+/// What `bench worker` takes.
+#[derive(Args, Debug)]
+pub struct WorkerBenchArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Echo requests of a block; 0 leaves echo out
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub requests: usize,
+    /// Blocks of each echo case
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub rounds: usize,
+    /// Java files; 0 leaves Java out
+    #[arg(long, value_name = "COUNT", default_value_t = JAVA_UNITS)]
+    pub files: usize,
+    /// Files that one way compiles before it is another's turn
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub portion: usize,
+    /// Files of each portion that are compiled one-shot
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub one_shots: usize,
+    /// Passes over the files when the workers are warm
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    pub passes: usize,
+    /// The script that measures Bazel's own workers
+    #[arg(long, value_name = "FILE", default_value = "tests/workers/bazel-peer.sh", value_hint = ValueHint::FilePath)]
+    pub bazel_peer: PathBuf,
+    /// Directory for the sparse file that a filesystem is made in
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", value_hint = ValueHint::DirPath)]
+    pub image_dir: PathBuf,
+}
+
+fn worker(args: &WorkerBenchArgs) -> WorkerBench {
+    WorkerBench {
+        requests: args.requests,
+        rounds: args.rounds,
+        files: args.files,
+        portion: args.portion,
+        one_shots: args.one_shots,
+        passes: args.passes,
+        bazel_peer: args.bazel_peer.clone(),
+        images: args.image_dir.clone(),
+        progress: !args.json,
+    }
 }
 
 /// What `bench ipc` takes.
@@ -183,6 +238,9 @@ pub struct DemoArgs {
     /// Where the library and the program go
     #[arg(long, value_name = "DIR", default_value = "demo-out", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,
+    /// Java files that are compiled too; 0 leaves Java out
+    #[arg(long, value_name = "COUNT", default_value_t = JAVA_UNITS)]
+    pub java_files: usize,
 }
 
 fn start() -> Result<Arc<Runtime>, Failure> {
@@ -241,6 +299,14 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             };
             let report = in_sandboxes(|runtime| bench_ipc(runtime, &wanted))?;
             (ipc_table(&report), report, args.json)
+        }
+        BenchWhat::Worker(args) => {
+            let report = in_sandboxes(|runtime| bench_worker(runtime, &worker(args)))?;
+            (worker_table(&report), report, args.json)
+        }
+        BenchWhat::Race(args) => {
+            let report = in_sandboxes(|runtime| race::run(runtime, &args.wanted()))?;
+            (race::table(&report), report, args.json)
         }
         BenchWhat::Simulate(args) => {
             let report = simulate::run(&args.wanted()).map_err(failed)?;
@@ -310,8 +376,27 @@ pub fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let mut options = DemoOptions::new(args.sources.clone(), args.out.clone());
     options.jobs = args.jobs.unwrap_or(options.jobs);
     let runtime = start()?;
-    let report = run_demo(&runtime, &options).map_err(|error| Failure::new(error.to_string()));
+    let shown = run_demo(&runtime, &options)
+        .map_err(|error| Failure::new(error.to_string()))
+        .and_then(|report| put(&report.to_string()))
+        .and_then(|()| java(&runtime, args.java_files));
     let stopped = stop(runtime);
-    put(&report?.to_string())?;
+    shown?;
     stopped.map(|()| 0)
+}
+
+/// The demo's Java part; without a JDK it is left out, loudly.
+fn java(runtime: &Arc<Runtime>, files: usize) -> Result<(), Failure> {
+    if files == 0 {
+        return Ok(());
+    }
+    match run_java(runtime, files, true) {
+        Ok(report) => put(&report.to_string()),
+        Err(DemoError::Bench(error @ BenchError::NoProgram { .. })) => {
+            let hint = error.hint().unwrap_or_default();
+            tell(format!("SKIP the demo's Java part: {error} (hint: {hint})"));
+            Ok(())
+        }
+        Err(error) => Err(Failure::new(error.to_string()).hint(error.hint())),
+    }
 }

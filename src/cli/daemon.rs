@@ -136,8 +136,13 @@ fn default_socket() -> PathBuf {
 /// A failure of Fulgurite's own, or of reaching the daemon.
 pub fn run(args: &RunArgs, socket: Option<&Path>) -> Result<u8, Failure> {
     refuse_what_needs_no_daemon(args)?;
-    let settings = args.settings()?;
     let socket = socket.map_or_else(default_socket, Path::to_owned);
+    run_at(args, &socket)
+}
+
+/// Runs a command by the daemon at this socket.
+pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
+    let settings = args.settings()?;
     let variables = settings.variables.iter().map(|variable| {
         let bytes = variable.as_bytes();
         let at = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
@@ -159,7 +164,11 @@ pub fn run(args: &RunArgs, socket: Option<&Path>) -> Result<u8, Failure> {
         timeout: args.timeout,
         limits: (args.memory, args.cpus, args.pids),
         host_network: matches!(args.network, NetworkArg::Host),
-        placement: args.exec_strategy.map_or(Placement::Configured, ExecStrategyArg::placement),
+        placement: match (args.exec_strategy, args.strategy) {
+            (Some(strategy), _) => strategy.placement(),
+            (None, StrategyArg::Dynamic) => Placement::Racing,
+            (None, _) => Placement::Configured,
+        },
         mnemonic: args.mnemonic.clone(),
         ..DaemonRun::default()
     };
@@ -167,11 +176,12 @@ pub fn run(args: &RunArgs, socket: Option<&Path>) -> Result<u8, Failure> {
         let hint = "name an input, or leave the list out to show the whole exec root";
         return Err(Failure::new("the list of inputs is empty").hint(Some(hint)));
     }
-    perform(&socket, run, Duration::ZERO, &args.command)
+    perform(socket, run, Duration::ZERO, &args.command)
 }
 
-fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
+pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
     let refused = [
+        (args.race.is_given(), "an option of races, which is the daemon's own,"),
         (args.rootfs.is_some(), "--rootfs"),
         (!args.mounts.is_empty(), "--mount"),
         (!args.writable.is_empty(), "--writable"),

@@ -10,9 +10,11 @@ pub mod doctor;
 pub mod enter;
 pub mod explain;
 pub mod keep;
-pub mod reexec;
+pub mod race_args;
+mod reexec;
 pub mod run;
 pub mod run_args;
+mod run_remote;
 pub mod serve;
 pub mod serve_args;
 mod serve_race;
@@ -60,7 +62,7 @@ pub enum Verb {
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
     Bench(bench::BenchArgs),
-    /// Compile zstd's C files in sandboxes, link, run, and compare with the bare compiler
+    /// Compile zstd's C files in sandboxes, link, run, compare with the bare compiler; then Java by workers
     Demo(bench::DemoArgs),
     /// Print a completion script for a shell
     Completions(assets::CompletionsArgs),

@@ -34,6 +34,12 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     if let Some(socket) = &args.daemon {
         return super::daemon::run(args, socket.as_deref());
     }
+    if args.remote.is_some() {
+        return super::run_remote::run(args);
+    }
+    if args.exec_strategy.is_some() || args.race.is_given() {
+        return Err(Failure::new("there is nothing to race against").hint(Some("give --remote, or --daemon")));
+    }
     let begun = Instant::now();
     let signals = BlockedSignals::block();
     // The front checks nothing itself: a list of inputs on standard input can be read only once.

@@ -32,6 +32,8 @@ pub enum StrategyArg {
     Sandboxed,
     /// Straight in the exec root, which it can write to
     Standalone,
+    /// Here and on the cluster of --remote; the first result counts
+    Dynamic,
 }
 
 /// What `run` and `explain` take.
@@ -85,11 +87,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true)]
     #[arg(value_hint = ValueHint::FilePath, help_heading = "Daemon")]
     pub daemon: Option<Option<PathBuf>>,
-    /// Where the daemon runs it
-    #[arg(long, value_enum, requires = "daemon", help_heading = "Daemon")]
+    /// Cluster that may run it: grpc://host:port, grpcs://host:port or unix:/path
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "daemon", help_heading = "Daemon")]
+    pub remote: Option<String>,
+    /// Bazel's options of dynamic execution
+    #[command(flatten)]
+    pub race: super::serve_args::RaceArgs,
+    /// Where it runs, with --remote or --daemon; the same as --strategy dynamic: racing
+    #[arg(long, value_enum, help_heading = "Daemon")]
     pub exec_strategy: Option<super::daemon::ExecStrategyArg>,
     /// What kind of action it is, as CppCompile
-    #[arg(long, value_name = "NAME", default_value = "", requires = "daemon", hide_default_value = true)]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     #[arg(help_heading = "Daemon")]
     pub mnemonic: String,
 
@@ -178,7 +186,13 @@ impl RunArgs {
         };
         limits.validate().map_err(|error| Failure::new(error.to_string()))?;
         let strategy = match self.strategy {
-            StrategyArg::Sandboxed => Strategy::Sandboxed,
+            StrategyArg::Dynamic if self.daemon.is_none() && self.remote.is_none() => {
+                let hint = "give --remote, or --daemon";
+                return Err(
+                    Failure::new("--strategy dynamic needs a cluster to race against").hint(Some(hint))
+                );
+            }
+            StrategyArg::Sandboxed | StrategyArg::Dynamic => Strategy::Sandboxed,
             StrategyArg::Standalone => Strategy::Standalone,
         };
         if strategy == Strategy::Standalone && inputs.is_some() {

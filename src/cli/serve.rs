@@ -60,10 +60,60 @@ pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
         .map_err(|error| Failure::new(format!("cannot start a thread that waits for signals: {error}")))?;
     let config = without_limits_that_nobody_asked_for(config, &runtime)?;
     let daemon = Daemon::assemble(&config, &runtime)?;
-    let served = daemon.serve(&config, signaled);
+    let served = daemon.serve(&config, signaled, put);
     let stopped = daemon.stop(runtime);
     served?;
     stopped.map(|()| 0)
+}
+
+/// Runs a daemon within this process for as long as `work` takes, which is told when it listens.
+///
+/// # Errors
+/// As [`serve`], and those of `work`.
+pub(super) fn serve_while(
+    args: &ServeArgs,
+    work: impl FnOnce() -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    let config = args.load()?.config;
+    log_to_stderr(&config.log.0)?;
+    prepare_directory(&config.state_dir)?;
+    let runtime = Arc::new(Runtime::start(&RuntimeOptions::default())?);
+    let config = without_limits_that_nobody_asked_for(config, &runtime)?;
+    let daemon = Daemon::assemble(&config, &runtime).map_err(|failure| {
+        let hint =
+            "another run may have it: let a daemon run both, with `fulgurite serve` and `run --daemon`";
+        if failure.hint.is_some() { failure } else { failure.hint(Some(hint)) }
+    })?;
+    let (count, signaled) = watch::channel(0u32);
+    let (listens, is_up) = std::sync::mpsc::sync_channel(1);
+    let done = std::thread::scope(|scope| {
+        let announce = move |_: &str| {
+            // Who waits for it waits until it comes, or until the server has ended.
+            let _ = listens.send(());
+            Ok(())
+        };
+        let server = scope.spawn({
+            let (daemon, config) = (&daemon, &config);
+            move || daemon.serve(config, signaled, announce)
+        });
+        let done = loop {
+            match is_up.recv_timeout(std::time::Duration::from_millis(20)) {
+                Ok(()) => break work(),
+                Err(_) if server.is_finished() => break Err(Failure::new("the daemon within has ended")),
+                Err(_) => {}
+            }
+        };
+        // Nobody else waits for it: it ends at once.
+        count.send_replace(2);
+        match server.join() {
+            Ok(Ok(())) => done,
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::new("the daemon within has panicked")),
+        }
+    });
+    let stopped = daemon.stop(runtime);
+    let code = done?;
+    stopped.map(|()| code)
 }
 
 /// Where there are no cgroups, the default of processes cannot hold and is left out, aloud; a limit that was asked for
@@ -170,7 +220,12 @@ impl Daemon {
         Ok(Daemon { cas, results, pool, workers_pool, executor })
     }
 
-    fn serve(&self, config: &Config, signaled: watch::Receiver<u32>) -> Result<(), Failure> {
+    fn serve(
+        &self,
+        config: &Config,
+        signaled: watch::Receiver<u32>,
+        announce: impl FnOnce(&str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         // Each more that has little to do costs a wakeup for each message.
         let workers = usize::try_from(config.execution.slots / 2).unwrap_or(1).clamp(1, WORKER_THREADS_MAX);
         let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -182,7 +237,7 @@ impl Daemon {
         let options = self.options(config)?;
         tokio.block_on(async {
             let server = Server::bind(options, Some(self.executor.clone())).await.map_err(failed)?;
-            put(&listening(config, &server.addresses()))?;
+            announce(&listening(config, &server.addresses()))?;
             let after = |count: u32| {
                 let mut signaled = signaled.clone();
                 async move {

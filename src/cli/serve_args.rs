@@ -105,6 +105,11 @@ pub struct RaceArgs {
 }
 
 impl RaceArgs {
+    /// Whether any was given.
+    pub(super) fn is_given(&self) -> bool {
+        !self.options().is_empty()
+    }
+
     /// As `race.options` has them.
     fn options(&self) -> Vec<String> {
         let named = [

@@ -1,7 +1,7 @@
 //! The persistent workers of `fulgurite serve`, put together from its configuration.
 
 use crate::cas::Cas;
-use crate::config::{Config, IpcChoice, OnCrash, WorkerCache};
+use crate::config::{Config, IpcChoice, OnCrash, WorkerCache, WorkerView};
 use crate::exec::{Cacheable, Sandboxed, Workered, WorkeredOptions};
 use crate::failure::Failure;
 use crate::stage::LayerHome;
@@ -60,6 +60,7 @@ pub(super) fn workered(
             WorkerCache::Keyed => Cacheable::Keyed,
             WorkerCache::None => Cacheable::None,
         },
+        shares: worker.view == WorkerView::Shared,
     };
     Ok((Workered::new(sandboxed, workers, options), pool))
 }

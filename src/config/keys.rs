@@ -80,7 +80,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "worker.multiplex_slots" => worker.multiplex_slots, "Requests that a multiplex worker has at a time";
     "worker.starting_max" => worker.starting_max, "Workers that start at a time";
     "worker.memory_max" => worker.memory_max,
-        "Memory of all workers: beyond it idle ones are stopped, the largest first, then those at work when they are done";
+        "Memory of all workers: beyond it idle ones are stopped, the largest first, then others when they are done";
     "worker.freeze_after" => worker.freeze_after, "A worker without work is frozen after this";
     "worker.idle_max" => worker.idle_max, "A worker without work is stopped after this";
     "worker.cancel_grace" => worker.cancel_grace, "How long a worker may take to answer a cancel before it is killed";
@@ -90,6 +90,8 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
         "What becomes of an action whose worker crashed: retry is once, on a fresh worker; one-shot is after that";
     "worker.cache" => worker.cache,
         "Which results of workers are cached; keyed: those of workers whose tools the client marked or declared";
+    "worker.view" => worker.view,
+        "What workers see: each request's own view in its time, or one directory that is changed for each";
     "worker.ipc" => worker.ipc, "By what workers are talked to";
     "remote.address" => remote.address,
         "A cluster to race against: grpc://host:port, grpcs://host:port or unix:/path; without it, all runs here";

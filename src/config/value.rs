@@ -435,6 +435,16 @@ words! {
 }
 
 words! {
+    /// What workers see of their requests.
+    WorkerView, "\"own\", \"shared\"" {
+        /// A view for each request, which replaces the one before.
+        Own = "own",
+        /// One directory, which is changed for each request.
+        Shared = "shared",
+    }
+}
+
+words! {
     /// By what workers are talked to.
     IpcChoice, "\"auto\", \"uring\", \"epoll\"" {
         /// io_uring where it can be had.

@@ -1,6 +1,6 @@
 //! `[worker]`: persistent workers.
 
-use super::value::{Bytes, IpcChoice, OnCrash, WorkerCache};
+use super::value::{Bytes, IpcChoice, OnCrash, WorkerCache, WorkerView};
 use std::time::Duration;
 
 /// How persistent workers are kept.
@@ -32,6 +32,8 @@ pub struct Worker {
     pub on_crash: OnCrash,
     /// Which results are cached.
     pub cache: WorkerCache,
+    /// What workers see of their requests.
+    pub view: WorkerView,
     /// By what workers are talked to.
     pub ipc: IpcChoice,
 }
@@ -52,6 +54,7 @@ impl Default for Worker {
             finish_max: Duration::from_secs(30),
             on_crash: OnCrash::Retry,
             cache: WorkerCache::All,
+            view: WorkerView::Own,
             ipc: IpcChoice::Auto,
         }
     }

@@ -1,4 +1,4 @@
-//! `fulgurite demo`: zstd's C files, each compiled as one sandboxed action, and what that costs.
+//! `fulgurite demo`: zstd's C files, each compiled as one sandboxed action, and what that costs; then Java ([`java`]).
 //!
 //! ```text
 //! units ─ in portions ─►  bare   cold   warm   bwrap      each strategy compiles the whole portion, in parallel;
@@ -13,7 +13,9 @@
 //! Everything but the results lies in a scratch place that goes with the process, however that ends.
 pub mod build;
 pub mod error;
+pub mod java;
 pub mod java_units;
+pub mod java_worker;
 pub mod report;
 pub mod units;
 pub mod workshop;

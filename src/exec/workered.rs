@@ -27,6 +27,8 @@ pub struct WorkeredOptions {
     pub one_shot_after_crash: bool,
     /// Which results may be cached.
     pub cache: Cacheable,
+    /// Whether workers keep one view for all requests.
+    pub shares: bool,
 }
 
 /// Which results of workers may be cached.
@@ -96,6 +98,7 @@ impl Workered {
         let work = WorkerJob {
             job,
             staged,
+            shares: wanted.shares.unwrap_or(self.options.shares),
             wanted,
             spec: self.sandboxed.spec(&job.tenant, platform.network),
             limits: platform.limits,

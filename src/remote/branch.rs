@@ -107,7 +107,10 @@ async fn execute(
     watch: &impl RemoteWatch,
     cacheable: bool,
 ) -> Result<RemoteEnd, ClusterError> {
-    let blobs = closure(store, job)?;
+    let (from, of) = (store.clone(), job.clone());
+    // Away from the threads that wait for peers: there may be many directories.
+    let read = tokio::task::spawn_blocking(move || closure(&from, &of)).await;
+    let blobs = read.map_err(|error| ClusterError::Store(error.to_string()))??;
     let mut skip_cache = !cacheable;
     let mut lost = Vec::new();
     for _ in 0..EXECUTIONS_MAX {
@@ -142,7 +145,8 @@ fn closure(store: &Cas, job: &RemoteJob) -> Result<Vec<Digest>, ClusterError> {
     let failed = |error: String| ClusterError::Store(error);
     let function = job.action_digest.function;
     let mut blobs = vec![job.action_digest, job.action.command_digest];
-    let mut seen = HashSet::from([job.action.input_root_digest]);
+    // A file may have the bytes of a directory, and is still not read as one.
+    let (mut seen, mut files) = (HashSet::from([job.action.input_root_digest]), HashSet::new());
     let mut ahead = vec![job.action.input_root_digest];
     while let Some(digest) = ahead.pop() {
         blobs.push(digest);
@@ -152,7 +156,7 @@ fn closure(store: &Cas, job: &RemoteJob) -> Result<Vec<Digest>, ClusterError> {
         let encoded = store.read(&digest, super::limits::TREE_BYTES_MAX);
         let encoded = encoded.map_err(|error| failed(error.to_string()))?;
         let directory = decode::directory(function, &encoded).map_err(|error| failed(error.to_string()))?;
-        blobs.extend(directory.files.iter().map(|file| file.digest).filter(|digest| seen.insert(*digest)));
+        blobs.extend(directory.files.iter().map(|file| file.digest).filter(|digest| files.insert(*digest)));
         let below = directory.directories.iter().map(|below| below.digest);
         ahead.extend(below.filter(|digest| seen.insert(*digest)));
     }

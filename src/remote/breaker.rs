@@ -93,6 +93,25 @@ impl Breaker {
         self.state == State::Closed
     }
 
+    /// Whether a trial is on its way.
+    pub(super) fn is_trying(&self) -> bool {
+        matches!(self.state, State::HalfOpen { .. })
+    }
+
+    /// Whether so many failed in a row that nobody needs to wait for an answer any more.
+    pub(super) fn is_row(&self) -> bool {
+        self.in_a_row >= self.options.failures_in_a_row
+    }
+
+    /// When a trial will be allowed.
+    pub(super) fn retry_in(&self, now: Duration) -> Duration {
+        match self.state {
+            State::Closed => Duration::ZERO,
+            State::Open { until, .. } => until.saturating_sub(now),
+            State::HalfOpen { delay } => delay,
+        }
+    }
+
     /// Whether the next call would be the one that finds out.
     #[must_use]
     pub fn is_trial_due(&self, now: Duration) -> bool {

@@ -8,68 +8,26 @@
 //! Invariants: no call is without a deadline, but for streams, whose peers are asked for signs of life; a caller who
 //! goes away in the middle of a trial leaves the trial to the next. Limits: one HTTP/2 connection.
 
-use super::breaker::{Admission, Breaker, BreakerOptions};
-use super::retry::{Budget, RetryOptions, without_answer};
+use super::breaker::{Admission, Breaker};
+use super::decode;
+use super::endpoint::{ClusterOptions, endpoint, option};
+use super::retry::Budget;
 use super::transfer::Transfers;
 use crate::action::{Digest, DigestFunction};
 use bytes::Bytes;
+use fulgurite_proto::google::rpc;
 use fulgurite_proto::reapi;
 use prost::Message;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 /// The header that says which build a request is of.
 const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
-
-/// How a cluster is reached, and what it is trusted with.
-#[derive(Clone, Debug)]
-pub struct ClusterOptions {
-    /// `grpc://host:port`, `grpcs://host:port`, `host:port`, or `unix:/path`.
-    pub address: String,
-    /// The instance.
-    pub instance: String,
-    /// How blobs are named.
-    pub function: DigestFunction,
-    /// Authorities that the server's certificate must come from (PEM); `None`: those of the system's that are built in.
-    pub authorities_pem: Option<Vec<u8>>,
-    /// Our certificate and its key (PEM).
-    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
-    /// Sent with every call, as `authorization: Bearer …`.
-    pub token: Option<String>,
-    /// Sent with every call.
-    pub headers: Vec<(String, String)>,
-    /// How long connecting may take.
-    pub connect_within: Duration,
-    /// How long a call that is no stream may take.
-    pub call_within: Duration,
-    /// When it is taken to be gone.
-    pub breaker: BreakerOptions,
-    /// When calls are tried again.
-    pub retry: RetryOptions,
-}
-
-impl ClusterOptions {
-    /// The defaults, for an address.
-    #[must_use]
-    pub fn at(address: &str) -> Self {
-        ClusterOptions {
-            address: address.to_owned(),
-            instance: String::new(),
-            function: DigestFunction::Sha256,
-            authorities_pem: None,
-            identity_pem: None,
-            token: None,
-            headers: Vec::new(),
-            connect_within: Duration::from_secs(5),
-            call_within: Duration::from_secs(60),
-            breaker: BreakerOptions::default(),
-            retry: RetryOptions::default(),
-        }
-    }
-}
 
 /// Why a cluster could not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -168,6 +126,10 @@ pub(super) struct Shared {
     began: Instant,
     capabilities: tokio::sync::OnceCell<Capabilities>,
     pub(super) transfers: Transfers,
+    /// The runtime of the connection: what nobody waits for runs there, whoever began it.
+    pub(super) handle: Handle,
+    /// How often it was taken to be gone.
+    outages: watch::Sender<u64>,
 }
 
 struct Health {
@@ -194,12 +156,9 @@ impl Admitted<'_> {
         let now = self.cluster.now();
         let mut health = self.cluster.health();
         match result {
-            Err(code) if is_outage(code) => {
-                if health.breaker.failed(now) {
-                    let remote = &self.cluster.shared.options.address;
-                    tracing::warn!(%remote, ?code, "the remote is taken to be gone");
-                }
-            }
+            // The trial decides, and not who was admitted before the outage.
+            Err(code) if is_outage(code) && !self.is_trial && health.breaker.is_trying() => {}
+            Err(code) if is_outage(code) => self.cluster.outage(&mut health.breaker, code),
             _ => {
                 health.budget.refill();
                 if health.breaker.succeeded(now) {
@@ -220,52 +179,15 @@ impl Drop for Admitted<'_> {
     }
 }
 
-fn option(what: impl Into<String>) -> impl FnOnce(String) -> ClusterError {
-    move |why| ClusterError::Options { what: what.into(), why }
-}
-
-fn endpoint(options: &ClusterOptions) -> Result<Endpoint, ClusterError> {
-    let address = &options.address;
-    let bad = |why: String| option(format!("cannot use the remote {address:?}"))(why);
-    let (uri, tls) = match address.split_once("://") {
-        Some(("grpc" | "http", rest)) => (format!("http://{rest}"), false),
-        Some(("grpcs" | "https", rest)) => (format!("https://{rest}"), true),
-        Some((scheme, _)) => {
-            return Err(bad(format!("there is no scheme {scheme:?}: grpc, grpcs and unix are known")));
-        }
-        None if address.starts_with("unix:") => (address.clone(), false),
-        None => (format!("http://{address}"), false),
-    };
-    let mut endpoint = Endpoint::from_shared(uri)
-        .map_err(|error| bad(error.to_string()))?
-        .tcp_nodelay(true)
-        .connect_timeout(options.connect_within)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(false);
-    let wants_tls = options.authorities_pem.is_some() || options.identity_pem.is_some();
-    if !tls && wants_tls {
-        return Err(bad("certificates need grpcs://".to_owned()));
-    }
-    if tls {
-        let mut config = ClientTlsConfig::new();
-        if let Some(authorities) = &options.authorities_pem {
-            config = config.ca_certificate(Certificate::from_pem(authorities));
-        }
-        if let Some((certificate, key)) = &options.identity_pem {
-            config = config.identity(Identity::from_pem(certificate, key));
-        }
-        endpoint = endpoint.tls_config(config).map_err(|error| bad(error.to_string()))?;
-    }
-    Ok(endpoint)
-}
-
 impl Cluster {
     /// Prepares a connection, which is made with the first call. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ClusterError::Options`].
     pub fn new(options: ClusterOptions) -> Result<Cluster, ClusterError> {
+        let nowhere = |error: tokio::runtime::TryCurrentError| error.to_string();
+        let handle =
+            Handle::try_current().map_err(|error| option("cannot connect to a remote")(nowhere(error)))?;
         let channel = endpoint(&options)?.connect_lazy();
         let mut headers = Vec::new();
         let token = options.token.iter().map(|token| ("authorization".to_owned(), format!("Bearer {token}")));
@@ -287,6 +209,8 @@ impl Cluster {
             began: Instant::now(),
             capabilities: tokio::sync::OnceCell::new(),
             transfers: Transfers::default(),
+            handle,
+            outages: watch::Sender::new(0),
         };
         Ok(Cluster { shared: Arc::new(shared), metadata: Bytes::new() })
     }
@@ -361,6 +285,17 @@ impl Cluster {
         request
     }
 
+    /// One more failure of the remote's.
+    fn outage(&self, breaker: &mut Breaker, code: Code) {
+        if breaker.failed(self.now()) {
+            let remote = &self.shared.options.address;
+            tracing::warn!(%remote, ?code, "the remote is taken to be gone");
+            if breaker.is_row() {
+                self.shared.outages.send_modify(|outages| *outages += 1);
+            }
+        }
+    }
+
     fn admit(&self) -> Result<Admitted<'_>, ClusterError> {
         let admission = self.health().breaker.admit(self.now());
         let is_trial = match admission {
@@ -392,37 +327,72 @@ impl Cluster {
     {
         let mut tries = 1;
         loop {
+            let mut outages = self.shared.outages.subscribe();
             let mut admitted = self.admit()?;
-            let status = match tokio::time::timeout(within, make()).await {
+            let answer = tokio::select! {
+                biased;
+                answer = tokio::time::timeout(within, make()) => answer,
+                // An outage costs all who wait one timeout, not each of them their own in turn.
+                _ = outages.changed(), if !admitted.is_trial => {
+                    let retry_in = self.health().breaker.retry_in(self.now());
+                    return Err(ClusterError::BreakerOpen { retry_in });
+                }
+            };
+            let status = match answer {
                 Ok(Ok(answer)) => {
                     admitted.answered(Ok(()));
                     return Ok(answer);
                 }
-                Ok(Err(status)) => without_answer(status),
-                Err(_) => Status::deadline_exceeded(format!("no answer within {} s", within.as_secs())),
+                Ok(Err(status)) => of_transport(status),
+                Err(_) => Status::deadline_exceeded(format!("no answer within {} s", within.as_secs_f64())),
             };
             admitted.answered(Err(status.code()));
             drop(admitted);
             tries += 1;
             let pause = self.pause(tries, &status);
-            let Some(pause) = pause else { return Err(failed(call, &status)) };
+            let Some(pause) = pause else { return Err(self.failed(call, &status)) };
             tracing::debug!(call, code = ?status.code(), tries, "a call is made again");
             tokio::time::sleep(pause).await;
         }
     }
 
     pub(super) fn pause(&self, next: u32, status: &Status) -> Option<Duration> {
-        let mut health = self.health();
-        let retry = self.shared.options.retry;
-        retry.pause(next, status.code(), retry_delay(status), random(), &mut health.budget)
+        let asked = details(status).and_then(|details| decode::retry_delay(&details));
+        self.pause_as_asked(next, status.code(), asked)
     }
 
-    /// A stream that broke is a failure of the remote's, though its beginning was none.
-    pub(super) fn stream_broke(&self, status: &Status) {
-        if is_outage(status.code()) {
-            let now = self.now();
-            let _ = self.health().breaker.failed(now);
+    /// The pause before another try of something that failed within a call that did not.
+    pub(super) fn pause_as_asked(&self, next: u32, code: Code, asked: Option<Duration>) -> Option<Duration> {
+        let mut health = self.health();
+        self.shared.options.retry.pause(next, code, asked, random(), &mut health.budget)
+    }
+
+    /// A stream that broke without a word is a failure of the remote's, though its beginning was none.
+    pub(super) fn stream_broke(&self, code: Code) {
+        if is_outage(code) {
+            let mut health = self.health();
+            if !health.breaker.is_trying() {
+                self.outage(&mut health.breaker, code);
+            }
         }
+    }
+
+    /// What a status says: of a failed precondition, the blobs that are missing if it names them.
+    pub(super) fn failed(&self, call: &'static str, status: &Status) -> ClusterError {
+        if status.code() == Code::FailedPrecondition {
+            let missing = details(status).map(|details| decode::missing(self.function(), &details));
+            if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
+                return ClusterError::Missing(missing);
+            }
+        }
+        // Of our own transport, the last cause is the one that says something.
+        let mut message = status.message().to_owned();
+        let mut cause = std::error::Error::source(status);
+        while let Some(deeper) = cause {
+            message = deeper.to_string();
+            cause = deeper.source();
+        }
+        ClusterError::Status { call, code: status.code(), message }
     }
 
     /// What the cluster can do; asked once.
@@ -462,25 +432,17 @@ impl Cluster {
     }
 }
 
-pub(super) fn failed(call: &'static str, status: &Status) -> ClusterError {
-    // Of our own transport, the last cause is the one that says something.
-    let mut message = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(deeper) = cause {
-        message = deeper.to_string();
-        cause = deeper.source();
+/// A connection that closes takes its calls with it, which the transport calls canceled, and nobody did that.
+fn of_transport(status: Status) -> Status {
+    match std::error::Error::source(&status) {
+        Some(cause) if status.code() == Code::Cancelled => Status::unavailable(cause.to_string()),
+        _ => status,
     }
-    ClusterError::Status { call, code: status.code(), message }
 }
 
-/// The pause that a server asks for.
-fn retry_delay(status: &Status) -> Option<Duration> {
-    use fulgurite_proto::google::rpc;
-    let details = rpc::Status::decode(status.details()).ok()?.details;
-    let info = details.iter().find(|any| any.type_url.ends_with("google.rpc.RetryInfo"))?;
-    let delay = rpc::RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
-    let seconds = u64::try_from(delay.seconds).ok()?;
-    Some(Duration::new(seconds, u32::try_from(delay.nanos).unwrap_or(0).min(999_999_999)))
+/// The details that travel with a status.
+fn details(status: &Status) -> Option<rpc::Status> {
+    rpc::Status::decode(status.details()).ok()
 }
 
 /// Within 0 and 1.

@@ -2,13 +2,17 @@
 
 use super::cluster::ClusterError;
 use super::error::RemoteError;
+use super::limits::{MISSING_MAX, TARGET_BYTES_MAX};
 use crate::action::{
     ActionResult, Digest, DigestFunction, NodeProperties, OutputDirectory, OutputFile, OutputSymlink,
     Timeline, Timestamp,
 };
 use bytes::Bytes;
+use fulgurite_proto::google::rpc;
 use fulgurite_proto::reapi;
 use prost::Message;
+use std::collections::HashSet;
+use std::time::Duration;
 
 /// What an execution gave.
 #[derive(Clone, Debug)]
@@ -78,9 +82,14 @@ pub(super) fn result(
     #[allow(deprecated, reason = "clusters before REAPI 2.1 fill these alone")]
     let older = sent.output_file_symlinks.into_iter().chain(sent.output_directory_symlinks);
     let mut symlinks: Vec<OutputSymlink> = Vec::new();
+    let mut linked = HashSet::new();
     for link in sent.output_symlinks.into_iter().chain(older) {
-        if !symlinks.iter().any(|known| known.path == link.path) {
+        if linked.insert(link.path.clone()) {
             let (path, target) = (link.path, link.target);
+            if target.is_empty() || target.contains('\0') || target.len() > TARGET_BYTES_MAX {
+                let why = format!("the target of symlink {path:?} is empty, too long or has a NUL byte");
+                return Err(ClusterError::Malformed { call, why });
+            }
             let properties = NodeProperties::default();
             symlinks.push(OutputSymlink { path, target, to_directory: false, properties });
         }
@@ -118,6 +127,30 @@ pub(super) fn digest(
 ) -> Result<Digest, RemoteError> {
     let sent = sent.ok_or_else(|| RemoteError::Malformed { call, why: "a digest is missing".to_owned() })?;
     Digest::parse(function, &sent.hash, sent.size_bytes).map_err(|why| RemoteError::digest(call, &why))
+}
+
+/// The blobs that a failed precondition names, each once.
+pub(super) fn missing(function: DigestFunction, status: &rpc::Status) -> Vec<Digest> {
+    let failures =
+        status.details.iter().filter(|any| any.type_url.ends_with("google.rpc.PreconditionFailure"));
+    let failures = failures.filter_map(|any| rpc::PreconditionFailure::decode(any.value.as_slice()).ok());
+    let violations = failures.flat_map(|failure| failure.violations);
+    let subjects = violations.filter(|violation| violation.r#type == "MISSING");
+    let digests = subjects.filter_map(|violation| {
+        let mut parts = violation.subject.rsplit('/');
+        let size = parts.next()?.parse().ok()?;
+        Digest::parse(function, parts.next()?, size).ok()
+    });
+    let mut seen = HashSet::new();
+    digests.filter(|digest| seen.insert(*digest)).take(MISSING_MAX).collect()
+}
+
+/// The pause that a server asks for.
+pub(super) fn retry_delay(status: &rpc::Status) -> Option<Duration> {
+    let info = status.details.iter().find(|any| any.type_url.ends_with("google.rpc.RetryInfo"))?;
+    let delay = rpc::RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
+    let seconds = u64::try_from(delay.seconds).ok()?;
+    Some(Duration::new(seconds, u32::try_from(delay.nanos).unwrap_or(0).min(999_999_999)))
 }
 
 /// The response within a finished operation.

@@ -5,15 +5,15 @@
 //!                │ broken ─► WaitExecution(name) ─► stream …      NOT_FOUND ─► Execute again
 //! ```
 //! Invariants: a stream that breaks is followed again, at most [`STREAMS_MAX`] times in a row without news; an
-//! operation that ends without a response, or with `error` set, is malformed and never a success; blobs that the cluster says are
+//! operation that ends without a response, or with `error` set, is never a success; blobs that the cluster says are
 //! missing are told by digest, so that they can be uploaded and the action be tried again.
-//! Limits: the stream itself has no deadline: the action's own timeout is the cluster's business, and a dead connection
-//! is noticed by pings.
+//! Limits: an operation has no deadline: the action's own timeout is the cluster's business. A stream that is silent
+//! for as long as a call may take is asked for anew; a dead connection is noticed by pings.
 
-use super::cluster::{Cluster, ClusterError, failed};
+use super::cluster::{Cluster, ClusterError};
 use super::decode::{self, RemoteResult};
 use super::limits::{MESSAGE_BYTES_MAX, STREAMS_MAX};
-use super::retry::without_answer;
+use super::retry::is_transient;
 use crate::action::{Digest, encode};
 use fulgurite_proto::google::longrunning::operations_client::OperationsClient;
 use fulgurite_proto::google::longrunning::{CancelOperationRequest, Operation, operation};
@@ -23,7 +23,10 @@ use fulgurite_proto::reapi::action_cache_client::ActionCacheClient;
 use fulgurite_proto::reapi::execution_client::ExecutionClient;
 use prost::Message;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tonic::{Code, Status, Streaming};
+
+const CALL: &str = "Execute";
 
 /// How far an execution is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,50 +137,112 @@ impl Cluster {
         skip_cache_lookup: bool,
         mut on: impl FnMut(Stage),
     ) -> Result<Ended, ClusterError> {
-        const CALL: &str = "Execute";
         let abandon = Abandon { cluster: self, operation: Mutex::new(None) };
-        let mut without_news = 0;
+        let (mut without_news, mut tries) = (0, 1);
         loop {
             let named = abandon.lock().clone();
-            let opened = self.open(action, skip_cache_lookup, named.as_deref()).await;
-            let mut stream = match opened {
-                Ok(stream) => stream,
-                Err(ClusterError::Status { code: Code::NotFound, .. }) if named.is_some() => {
+            let (error, pause) = match self.open(action, skip_cache_lookup, named.as_deref()).await {
+                Ok(stream) => match self.follow(stream, &abandon, &mut without_news, &mut on).await {
+                    Ok(operation) => {
+                        *abandon.lock() = None;
+                        let Unended { error, asked } = match self.ended(operation) {
+                            Ok(ended) => return Ok(ended),
+                            Err(unended) => unended,
+                        };
+                        tries += 1;
+                        let pause = self.pause_for(&error, tries, asked);
+                        tokio::time::sleep(pause.ok_or(error)?).await;
+                        continue;
+                    }
+                    Err(Broken { error, is_silent }) => {
+                        without_news += 1;
+                        (error, self.pause_of_stream(is_silent, without_news))
+                    }
+                },
+                // It was tried again already, as often as that makes sense.
+                Err(error) => (error, None),
+            };
+            match error {
+                ClusterError::Missing(missing) => return Ok(Ended::Missing(missing)),
+                ClusterError::Status { code: Code::NotFound, .. } if named.is_some() => {
                     // It does not know the operation any more: it is begun again.
                     *abandon.lock() = None;
                     without_news += 1;
                     if without_news > STREAMS_MAX {
                         return Err(broken(CALL, "it forgets its operations"));
                     }
-                    continue;
                 }
-                Err(ClusterError::Status { code: Code::FailedPrecondition, message, .. }) => {
-                    return self.precondition(message);
+                ClusterError::Status { code: Code::FailedPrecondition, message, .. } => {
+                    return Ok(precondition(message));
                 }
-                Err(error) => return Err(error),
-            };
-            let status = loop {
-                match stream.message().await {
-                    Ok(Some(operation)) => {
-                        without_news = 0;
-                        if operation.done {
-                            *abandon.lock() = None;
-                            return self.ended(operation);
-                        }
-                        on(stage(&operation));
-                        *abandon.lock() = Some(operation.name).filter(|name| !name.is_empty());
-                    }
-                    Ok(None) => break Status::unavailable("the stream ended before the operation did"),
-                    Err(status) => break without_answer(status),
+                ClusterError::Status { code, .. } if breaks(code) && pause.is_some() => {
+                    tokio::time::sleep(pause.unwrap_or_default()).await;
                 }
-            };
-            without_news += 1;
-            self.stream_broke(&status);
-            let pause = self.pause(without_news + 1, &status);
-            match pause.filter(|_| without_news <= STREAMS_MAX) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(failed(CALL, &status)),
+                error => return Err(error),
             }
+        }
+    }
+
+    /// Follows a stream to the operation's end.
+    async fn follow(
+        &self,
+        mut stream: Streaming<Operation>,
+        abandon: &Abandon<'_>,
+        without_news: &mut u32,
+        on: &mut impl FnMut(Stage),
+    ) -> Result<Operation, Broken> {
+        let mut is_silent = false;
+        let status = loop {
+            match tokio::time::timeout(self.silence_within(), stream.message()).await {
+                Ok(Ok(Some(operation))) => {
+                    *without_news = 0;
+                    if operation.done {
+                        return Ok(operation);
+                    }
+                    if !operation.name.is_empty() {
+                        *abandon.lock() = Some(operation.name.clone());
+                    }
+                    on(stage(&operation));
+                }
+                Ok(Ok(None)) => break Status::unavailable("the stream ended before the operation did"),
+                Ok(Err(status)) => break status,
+                Err(_) => {
+                    is_silent = true;
+                    break Status::deadline_exceeded("nothing more is said of the operation");
+                }
+            }
+        };
+        // Whether it is there at all, the next call will tell; two in a row without a word tell it too.
+        if *without_news > 0 {
+            self.stream_broke(status.code());
+        }
+        Err(Broken { error: self.failed(CALL, &status), is_silent })
+    }
+
+    /// How long an operation's stream may be silent: then it is asked for anew, which costs a healthy cluster nothing.
+    fn silence_within(&self) -> Duration {
+        self.shared.options.call_within
+    }
+
+    /// The pause before a broken stream is followed again. Silence is none of the cluster's failures, as long as it
+    /// still answers when it is asked.
+    fn pause_of_stream(&self, is_silent: bool, without_news: u32) -> Option<Duration> {
+        if without_news > STREAMS_MAX {
+            return None;
+        }
+        if is_silent {
+            return Some(Duration::ZERO);
+        }
+        self.pause_as_asked(without_news + 1, Code::Unavailable, None)
+    }
+
+    /// The pause before an execution that the cluster could not bring to its end is begun again: if it says so.
+    fn pause_for(&self, error: &ClusterError, next: u32, asked: Option<Duration>) -> Option<Duration> {
+        match error {
+            ClusterError::Status { code, .. } if *code == Code::Unavailable || asked.is_some() => {
+                self.pause_as_asked(next, *code, asked)
+            }
+            _ => None,
         }
     }
 
@@ -208,65 +273,38 @@ impl Cluster {
         self.call("Execute", execute).await.map(tonic::Response::into_inner)
     }
 
-    /// A precondition that failed before there was an operation; which blobs are missing is in its details, which the
-    /// transport keeps in the message no more: the caller asks with FindMissingBlobs.
-    #[expect(clippy::unused_self, reason = "beside `ended`")]
-    fn precondition(&self, message: String) -> Result<Ended, ClusterError> {
-        if message.contains("missing") || message.contains("MISSING") {
-            return Ok(Ended::Missing(Vec::new()));
-        }
-        Ok(Ended::Action { code: Code::FailedPrecondition, message })
-    }
-
-    fn ended(&self, operation: Operation) -> Result<Ended, ClusterError> {
-        const CALL: &str = "Execute";
-        let malformed = |why: String| ClusterError::Malformed { call: CALL, why };
+    fn ended(&self, operation: Operation) -> Result<Ended, Unended> {
+        let malformed = |why: &str| ClusterError::Malformed { call: CALL, why: why.to_owned() };
         let any = match operation.result {
             Some(operation::Result::Response(any)) => any,
-            Some(operation::Result::Error(status)) => {
-                let (code, message) = (Code::from_i32(status.code), status.message);
-                return Err(ClusterError::Status { call: CALL, code, message });
-            }
-            None => return Err(malformed("the operation is done and has no response".to_owned())),
+            Some(operation::Result::Error(status)) => return Err(unended(status)),
+            None => return Err(malformed("the operation is done and has no response").into()),
         };
         let response = reapi::ExecuteResponse::decode(any.value.as_slice());
-        let response = response.map_err(|error| malformed(error.to_string()))?;
+        let response = response.map_err(|error| malformed(&error.to_string()))?;
         let status = response.status.unwrap_or_default();
         match Code::from_i32(status.code) {
             Code::Ok => {
-                let result = response.result.ok_or_else(|| malformed("there is no result".to_owned()))?;
+                let result = response.result.ok_or_else(|| malformed("there is no result"))?;
                 let result = decode::result(CALL, self.function(), result)?;
                 Ok(Ended::Result { cached: response.cached_result, result: Box::new(result) })
             }
             Code::FailedPrecondition => {
-                let missing = self.missing(&status);
-                if missing.is_empty() && !status.message.contains("missing") {
-                    return Ok(Ended::Action { code: Code::FailedPrecondition, message: status.message });
+                let missing = decode::missing(self.function(), &status);
+                if missing.is_empty() {
+                    Ok(precondition(status.message))
+                } else {
+                    Ok(Ended::Missing(missing))
                 }
-                Ok(Ended::Missing(missing))
             }
             code @ (Code::DeadlineExceeded | Code::InvalidArgument | Code::PermissionDenied) => {
                 Ok(Ended::Action { code, message: status.message })
             }
-            code => Err(ClusterError::Status { call: CALL, code, message: status.message }),
+            _ => Err(unended(status)),
         }
     }
 
-    /// The blobs that a failed precondition names.
-    fn missing(&self, status: &rpc::Status) -> Vec<Digest> {
-        let failures = status.details.iter().filter(|any| any.type_url.ends_with("PreconditionFailure"));
-        let failures = failures.filter_map(|any| rpc::PreconditionFailure::decode(any.value.as_slice()).ok());
-        let violations = failures.flat_map(|failure| failure.violations);
-        let subjects = violations.filter(|violation| violation.r#type == "MISSING");
-        let digests = subjects.filter_map(|violation| {
-            let mut parts = violation.subject.rsplit('/');
-            let size = parts.next()?.parse().ok()?;
-            Digest::parse(self.function(), parts.next()?, size).ok()
-        });
-        digests.take(super::limits::MISSING_MAX).collect()
-    }
-
-    /// Uploads a result of ours with all that it names and what it is a result of, while nobody waits for it. Must be called within a runtime.
+    /// Uploads a result of ours with all that it names, while nobody waits for it. Must be called within a runtime.
     pub fn fill_in_background(
         &self,
         from: crate::cas::Cas,
@@ -275,7 +313,7 @@ impl Cluster {
         typed_outputs: bool,
     ) {
         let cluster = self.clone();
-        self.shared.transfers.spawn(async move {
+        self.shared.transfers.spawn(&self.shared.handle, async move {
             let fill = async {
                 if !cluster.capabilities().await?.may_update {
                     return Ok(());
@@ -295,7 +333,7 @@ impl Cluster {
     /// Cancels an operation for a caller who has left; nobody waits for the answer.
     fn cancel_in_background(&self, name: String) {
         let cluster = self.clone();
-        self.shared.transfers.spawn(async move {
+        self.shared.transfers.spawn(&self.shared.handle, async move {
             let cancel = || async {
                 let request = CancelOperationRequest { name: name.clone() };
                 OperationsClient::new(cluster.channel()).cancel_operation(cluster.request(request)).await
@@ -305,6 +343,45 @@ impl Cluster {
             }
         });
     }
+}
+
+/// A stream that ended before its operation.
+struct Broken {
+    error: ClusterError,
+    /// It did not even break.
+    is_silent: bool,
+}
+
+/// An operation that ended without an end of the action's.
+struct Unended {
+    error: ClusterError,
+    /// When the cluster wants to be asked again.
+    asked: Option<Duration>,
+}
+
+impl From<ClusterError> for Unended {
+    fn from(error: ClusterError) -> Self {
+        Unended { error, asked: None }
+    }
+}
+
+fn unended(status: rpc::Status) -> Unended {
+    let (asked, code) = (decode::retry_delay(&status), Code::from_i32(status.code));
+    Unended { error: ClusterError::Status { call: CALL, code, message: status.message }, asked }
+}
+
+/// A failed precondition whose details name no blobs: by its text it may still be one of missing blobs, and then all
+/// are asked for again.
+fn precondition(message: String) -> Ended {
+    if message.contains("missing") || message.contains("MISSING") {
+        return Ended::Missing(Vec::new());
+    }
+    Ended::Action { code: Code::FailedPrecondition, message }
+}
+
+/// Codes with which a stream ends that broke on its way, and not because of what it is about.
+fn breaks(code: Code) -> bool {
+    matches!(code, Code::DeadlineExceeded | Code::Cancelled) || is_transient(code)
 }
 
 fn broken(call: &'static str, why: &str) -> ClusterError {

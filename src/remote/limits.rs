@@ -32,3 +32,17 @@ pub const TREE_BYTES_MAX: u64 = 64 << 20;
 pub const DIRECTORIES_MAX: usize = 1_000_000;
 /// Most files of all outputs.
 pub const OUTPUT_FILES_MAX: usize = 4_000_000;
+/// Largest blob that is fetched: what our own server takes. A remote may name any number.
+pub const BLOB_BYTES_MAX: u64 = 16 << 30;
+/// Most bytes of all that one result names.
+pub const RESULT_BYTES_MAX: u64 = 64 << 30;
+/// Largest window that a zstd frame may ask us to keep: the format's own recommendation for decoders.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Uploads, of batches or streams, that go on at a time for all actions: each holds a batch in memory.
+pub const UPLOADS_AT_ONCE: usize = 16;
+/// Downloads that go on at a time for all actions: each holds a batch in memory.
+pub const DOWNLOADS_AT_ONCE: usize = 32;
+/// Directories within each other: a path of more segments than this is longer than any path may be.
+pub const DEPTH_MAX: usize = 1024;
+/// Longest target of a symlink.
+pub const TARGET_BYTES_MAX: usize = 4095;

@@ -4,7 +4,7 @@
 //! that a remote that fails now and then is tried again and one that fails always is not flooded (gRFC A6).
 
 use std::time::Duration;
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// How often, and after what pauses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,20 +56,6 @@ impl Budget {
     }
 }
 
-/// What our own transport says has a cause, and its code says little: a connection that is closed under a call is
-/// CANCELLED, though nobody canceled it. It is that nobody answered.
-#[must_use]
-pub fn without_answer(status: Status) -> Status {
-    let mut deepest = match std::error::Error::source(&status) {
-        Some(cause) => cause,
-        None => return status,
-    };
-    while let Some(deeper) = deepest.source() {
-        deepest = deeper;
-    }
-    Status::unavailable(deepest.to_string())
-}
-
 /// Whether another try can help.
 #[must_use]
 pub fn is_transient(code: Code) -> bool {
@@ -90,7 +76,9 @@ impl RetryOptions {
         random: f64,
         budget: &mut Budget,
     ) -> Option<Duration> {
-        if next > self.tries_max || !is_transient(code) || !budget.take() {
+        // Who says when to come again wants that we do, whatever the code.
+        let is_welcome = is_transient(code) || asked.is_some() && code != Code::FailedPrecondition;
+        if next > self.tries_max || !is_welcome || !budget.take() {
             return None;
         }
         if let Some(asked) = asked {
@@ -107,14 +95,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_connection_is_no_answer() {
-        let broken = Status::from_error(Box::new(std::io::Error::other("the line is cut")));
-        let status = without_answer(broken);
-        assert_eq!((status.code(), status.message()), (Code::Unavailable, "the line is cut"));
-        assert_eq!(without_answer(Status::cancelled("by the server")).code(), Code::Cancelled);
-    }
-
-    #[test]
     fn pauses_grow_and_end() {
         let options = RetryOptions::default();
         let mut budget = Budget::default();
@@ -129,6 +109,9 @@ mod tests {
         {
             assert_eq!(options.pause(2, code, None, 1.0, &mut budget), None, "{code:?}");
         }
+        let asked = Some(Duration::from_secs(1));
+        assert_eq!(options.pause(2, Code::DeadlineExceeded, asked, 0.0, &mut budget), asked);
+        assert_eq!(options.pause(2, Code::FailedPrecondition, asked, 0.0, &mut budget), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where a downloaded stream goes: into the store, decompressed if it comes so, and never more than was announced.
 
 use super::cluster::ClusterError;
+use super::limits::ZSTD_WINDOW_LOG_MAX;
 use crate::action::Digest;
 use crate::cas::{BlobWriter, CasError};
 use std::io::Write;
@@ -64,9 +65,10 @@ impl Sink {
     pub(super) fn new(writer: BlobWriter, digest: Digest, zstd: bool) -> Result<Self, ClusterError> {
         let counted = Counted { writer, digest, refused: None };
         let way = if zstd {
-            let decoder = zstd::stream::write::Decoder::new(counted);
             let failed = |error: std::io::Error| ClusterError::Store(error.to_string());
-            Way::Zstd(Box::new(decoder.map_err(failed)?))
+            let mut decoder = zstd::stream::write::Decoder::new(counted).map_err(failed)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(failed)?;
+            Way::Zstd(Box::new(decoder))
         } else {
             Way::Plain(Box::new(counted))
         };
@@ -90,8 +92,12 @@ impl Sink {
         let counted = match self.way {
             Way::Plain(counted) => *counted,
             Way::Zstd(mut decoder) => {
-                decoder.flush().map_err(|error| garbled(&error))?;
-                decoder.into_inner()
+                let flushed = decoder.flush();
+                let mut counted = decoder.into_inner();
+                if let Err(error) = flushed {
+                    return Err(counted.refused.take().unwrap_or_else(|| garbled(&error)));
+                }
+                counted
             }
         };
         let written = counted.writer.written_bytes();

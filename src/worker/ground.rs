@@ -92,6 +92,20 @@ impl Ground {
         });
     }
 
+    /// A directory for a worker whose processes have `id` outside.
+    pub(super) fn layer(&self, id: u32) -> Result<(Layer, Option<Owner>), Verdict> {
+        let owner = self.pool.runtime().features().privileged.then_some(Owner { uid: id, gid: id });
+        Ok((self.layers.create(owner)?, owner))
+    }
+
+    /// Removes a directory that no worker has any more, when there is time.
+    pub(super) fn clean_layer(&self, layer: Layer) {
+        self.cleaner.clean(move || {
+            // What cannot be removed now is found by the sweep of the next start.
+            let _ = layer.destroy();
+        });
+    }
+
     pub(super) fn marks(&self) -> Marks {
         marks(self.pool.runtime())
     }

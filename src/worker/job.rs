@@ -45,6 +45,8 @@ pub(super) struct Launch {
     pub protocol: Protocol,
     pub multiplex: bool,
     pub cancels: bool,
+    /// Whether it keeps one view for all requests.
+    pub shares: bool,
     pub staged: Arc<StagedRoot>,
 }
 
@@ -57,6 +59,8 @@ pub struct WorkerJob<'a> {
     pub staged: Arc<StagedRoot>,
     /// The worker.
     pub wanted: Wanted,
+    /// Whether the worker keeps one view for all requests, into which their inputs come.
+    pub shares: bool,
     /// Its sandbox.
     pub spec: SandboxSpec,
     /// Its limits.
@@ -122,7 +126,10 @@ pub(super) fn prepare(
     if bytes > REQUEST_BYTES_MAX {
         return Err(NoWorker::TooLarge { inputs: request.inputs.len(), bytes });
     }
-    let Wanted { protocol, declared, multiplex, cancels, .. } = &work.wanted;
+    let Wanted { protocol, declared, cancels, .. } = &work.wanted;
+    let shares = work.shares;
+    // In one directory, one request at a time.
+    let multiplex = work.wanted.multiplex && !shares;
     let directory = directory(command);
     let parts = KeyParts {
         tenant: work.job.tenant.clone(),
@@ -130,7 +137,7 @@ pub(super) fn prepare(
         environment: command.environment.clone(),
         directory: directory.clone(),
         protocol: *protocol,
-        modes: [*multiplex, *multiplex, *cancels, false],
+        modes: [multiplex, multiplex, *cancels, shares],
         sandbox: Hosted::spec(&work.spec),
         limits: work.limits.clone(),
         declared: declared.clone(),
@@ -156,7 +163,8 @@ pub(super) fn prepare(
         spec: parts.sandbox,
         limits: parts.limits,
         protocol: *protocol,
-        multiplex: *multiplex,
+        multiplex,
+        shares,
         cancels: *cancels,
         staged: work.staged.clone(),
     };

@@ -17,6 +17,7 @@ pub mod key;
 pub mod limits;
 pub mod log;
 pub mod machine;
+mod shared;
 pub mod wanted;
 pub mod wire;
 

@@ -2,11 +2,13 @@
 //!
 //! | property | from | meaning |
 //! |---|---|---|
-//! | `persistentWorkerKey` | Bazel, Buck2, BuildBuddy, Buildfarm | a worker is wanted; a part of its key |
-//! | `persistent-workers=true`, `supports-workers=1`, `supports-multiplex-workers=1` | BuildBuddy, NativeLink, Bazel | it is wanted |
+//! | `persistentWorkerKey` | Bazel, Buck2, BuildBuddy, … | a worker is wanted; a part of its key |
+//! | `persistent-workers=true` | BuildBuddy | it is wanted |
+//! | `supports-workers=1`, `supports-multiplex-workers=1` | NativeLink, Bazel | it is wanted |
 //! | `persistentWorkerProtocol`, `requires-worker-protocol` | Bazel, NativeLink | `proto` (the default) or `json` |
-//! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several requests at a time, each in a directory of its own |
+//! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several at a time, each in a directory of its own |
 //! | `supports-worker-cancellation=1` | Bazel | it answers cancels |
+//! | `fulgurite-worker-view=shared` or `own` | ours | whether it keeps one view for all requests |
 //! | the others of [`NAMES`] | | accepted, without effect |
 //!
 //! Pure. A worker that takes several requests but has no directories for them gets one at a time: each sees its own
@@ -14,8 +16,9 @@
 
 use super::wire::Protocol;
 
-/// All of these speak of workers, and of nothing that a machine has or has not: they are not matched with what it offers.
-pub const NAMES: [&str; 17] = [
+/// All of these speak of workers, and of nothing that a machine has or has not: they are not matched with its offer.
+pub const NAMES: [&str; 18] = [
+    "fulgurite-worker-view",
     "persistentWorkerKey",
     "persistentWorkerProtocol",
     "persistentWorkerTool",
@@ -46,6 +49,8 @@ pub struct Wanted {
     pub multiplex: bool,
     /// Whether it answers cancels.
     pub cancels: bool,
+    /// Whether it keeps one view for all requests, if the client says so.
+    pub shares: Option<bool>,
     /// Its kind, if the client says so.
     pub mnemonic: Option<String>,
 }
@@ -84,6 +89,7 @@ pub fn wanted(properties: &[(String, String)]) -> Result<Option<Wanted>, String>
         declared,
         multiplex: is_on("supports-multiplex-workers") && is_on("supports-multiplex-sandboxing"),
         cancels: is_on("supports-worker-cancellation"),
+        shares: find(&["fulgurite-worker-view"]).map(|view| view == "shared"),
         mnemonic: find(&["worker-key-mnemonic"]).map(|name| name.chars().take(80).collect()),
     }))
 }

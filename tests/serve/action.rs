@@ -20,19 +20,43 @@ pub struct Order {
 /// An input root.
 #[derive(Clone, Default)]
 pub struct Tree {
-    files: BTreeMap<String, (Vec<u8>, bool)>,
+    files: BTreeMap<String, Leaf>,
     links: BTreeMap<String, String>,
     directories: BTreeMap<String, Tree>,
+}
+
+#[derive(Clone)]
+struct Leaf {
+    digest: reapi::Digest,
+    /// `None`: the store has it.
+    bytes: Option<Vec<u8>>,
+    executable: bool,
+    is_tool: bool,
 }
 
 impl Tree {
     /// Adds a file; the path may have directories.
     pub fn add(&mut self, path: &str, bytes: &[u8], executable: bool) {
+        let leaf = Leaf { digest: named(bytes), bytes: Some(bytes.to_vec()), executable, is_tool: false };
+        self.put(path, leaf);
+    }
+
+    /// Adds a file that the store has.
+    pub fn add_known(&mut self, path: &str, digest: &reapi::Digest, executable: bool) {
+        self.put(path, Leaf { digest: digest.clone(), bytes: None, executable, is_tool: false });
+    }
+
+    /// Adds a file that is marked as one of the tool.
+    pub fn add_tool(&mut self, path: &str, bytes: &[u8]) {
+        let leaf =
+            Leaf { digest: named(bytes), bytes: Some(bytes.to_vec()), executable: false, is_tool: true };
+        self.put(path, leaf);
+    }
+
+    fn put(&mut self, path: &str, leaf: Leaf) {
         match path.split_once('/') {
-            Some((first, rest)) => {
-                self.directories.entry(first.to_owned()).or_default().add(rest, bytes, executable)
-            }
-            None => drop(self.files.insert(path.to_owned(), (bytes.to_vec(), executable))),
+            Some((first, rest)) => self.directories.entry(first.to_owned()).or_default().put(rest, leaf),
+            None => drop(self.files.insert(path.to_owned(), leaf)),
         }
     }
 
@@ -40,10 +64,17 @@ impl Tree {
     pub fn blobs(&self) -> Vec<Vec<u8>> {
         let mut blobs = Vec::new();
         let mut directory = reapi::Directory::default();
-        for (name, (bytes, is_executable)) in &self.files {
-            let (name, digest, is_executable) = (name.clone(), Some(named(bytes)), *is_executable);
-            directory.files.push(reapi::FileNode { name, digest, is_executable, node_properties: None });
-            blobs.push(bytes.clone());
+        for (name, leaf) in &self.files {
+            let mark = reapi::NodeProperty { name: "bazel_tool_input".to_owned(), value: String::new() };
+            directory.files.push(reapi::FileNode {
+                name: name.clone(),
+                digest: Some(leaf.digest.clone()),
+                is_executable: leaf.executable,
+                node_properties: leaf
+                    .is_tool
+                    .then(|| reapi::NodeProperties { properties: vec![mark], ..Default::default() }),
+            });
+            blobs.extend(leaf.bytes.clone());
         }
         for (name, target) in &self.links {
             let (name, target) = (name.clone(), target.clone());

@@ -5,8 +5,8 @@
 use crate::action::Order;
 use crate::daemon::PATIENCE;
 use fulgurite::action::{Digest, DigestFunction, encode};
-use fulgurite_proto::google::bytestream::ReadRequest;
 use fulgurite_proto::google::bytestream::byte_stream_client::ByteStreamClient;
+use fulgurite_proto::google::bytestream::{ReadRequest, WriteRequest};
 use fulgurite_proto::google::longrunning::operations_client::OperationsClient;
 use fulgurite_proto::google::longrunning::{
     CancelOperationRequest, GetOperationRequest, Operation, operation,
@@ -88,6 +88,28 @@ impl Client {
 
     pub fn upload(&self, blobs: &[Vec<u8>]) {
         self.try_upload(blobs).unwrap();
+    }
+
+    /// Stores a blob that is too large for a batch.
+    pub fn put_large(&self, bytes: &[u8]) {
+        let digest = named(bytes);
+        let resource_name = format!("uploads/0/blobs/{}/{}", digest.hash, digest.size_bytes);
+        let mut offset = 0;
+        let mut requests: Vec<WriteRequest> = Vec::new();
+        for piece in bytes.chunks(1 << 20) {
+            requests.push(WriteRequest {
+                resource_name: resource_name.clone(),
+                write_offset: offset,
+                data: piece.to_vec().into(),
+                finish_write: false,
+            });
+            offset += i64::try_from(piece.len()).unwrap();
+        }
+        requests.last_mut().unwrap().finish_write = true;
+        let write = async {
+            ByteStreamClient::new(self.channel.clone()).write(tokio_stream::iter(requests)).await.map(drop)
+        };
+        self.wait(write).unwrap();
     }
 
     pub fn put(&self, bytes: &[u8]) -> reapi::Digest {

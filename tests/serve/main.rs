@@ -21,7 +21,9 @@ mod planting;
 mod poisoning;
 mod racing;
 mod refusals;
+mod remote;
 mod starting;
+mod workers;
 
 use client::Client;
 use daemon::{Daemon, Home};
@@ -76,8 +78,17 @@ fn main() -> ExitCode {
         planting::SHARED,
         outputs::SHARED,
         merging::SHARED,
+        remote::SHARED,
     ];
-    let alone = [draining::ALONE, starting::ALONE, evictions::ALONE, disk::ALONE, local::ALONE, deaths()];
+    let alone = [
+        draining::ALONE,
+        starting::ALONE,
+        evictions::ALONE,
+        disk::ALONE,
+        local::ALONE,
+        workers::ALONE,
+        deaths(),
+    ];
     let mut trials = Vec::new();
     for (name, test) in alone.iter().chain(racing::ALONE).copied().flatten() {
         let test = *test;

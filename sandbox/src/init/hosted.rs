@@ -5,7 +5,8 @@
 //!   attach          old ◄ new              new lies on old, for paths; nobody has moved
 //!   [subdirectory]  the same for the mount at old/sub, which then moves to new/sub
 //!   exchange        new ◄ old              pivot_root with old as root: who stood at old's root stands at new's
-//!   detach          new                    old is gone, but for what somebody holds open
+//!   store           new                    old lies in the cellar, where no path leads: the answer is sent
+//!   detach                                 old is gone, but for what somebody holds open
 //! ```
 //! A process keeps the mount of its working directory whatever is mounted over the path, so that mounting alone would
 //! not reach it. pivot_root(2) is the one call that moves the working directories of others: those that stand at the
@@ -13,13 +14,16 @@
 //!
 //! Invariants: no allocation, lock or panic; a step that fails before anybody has moved is taken back, and the worker
 //! has the view that it had; one that fails later leaves the view *broken*, and the worker is killed; init is at its
-//! own root again whatever happens, or ends, and everything with it.
+//! own root again whatever happens, or ends, and everything with it; an answer is sent when no path leads to the old
+//! view any more, and not before; what could not be detached after it is tried again after the next change.
 //!
 //! Limits: a process in a directory below (other than the one that the worker was started in), or with a descriptor of
 //! the old view, keeps it; what it can write there ends with the seal, which must come before the view goes:
 //! the kernel changes no mount that is in no namespace.
 use super::Init;
+use super::cellar::Cellar;
 use super::interpret::Failed;
+use super::sweeper::Sweeper;
 use super::wire::{FromInit, SLOT_NONE, SLOTS_MAX, ToInit, Viewed};
 use crate::plan::machinery;
 use crate::sys::{Errno, Result, mount, process};
@@ -57,11 +61,36 @@ pub struct Views {
     root: OwnedFd,
     /// The empty directory below whatever is mounted at /work.
     bare: OwnedFd,
+    /// What the views are mounted on, and where they go.
+    cellar: Cellar,
     /// What is mounted at /work.
     top: OwnedFd,
     /// What is mounted where the worker was started, if that is below /work.
     below: Option<OwnedFd>,
     slots: [Option<OwnedFd>; SLOTS_MAX as usize],
+}
+
+/// What a worker that is over has left at /work.
+pub struct Left {
+    cellar: Cellar,
+    top: OwnedFd,
+    root: OwnedFd,
+}
+
+impl Left {
+    /// Detaches it, with whatever was mounted on it since.
+    pub fn end(self) -> Result<()> {
+        let ended = self.cellar.fill_in(self.top.as_fd());
+        go_home(self.root.as_fd());
+        ended
+    }
+}
+
+/// Everything that init does is relative to its root; without it there is nothing that it could do right.
+fn go_home(root: BorrowedFd<'_>) {
+    if mount::return_to(root).is_err() {
+        process::exit_now(1);
+    }
 }
 
 /// The part below /work of a directory, if it is below.
@@ -94,21 +123,23 @@ impl Views {
             None => mount::clone_mount(bare.as_fd(), c"").map_err(wrap)?,
         };
         let root = mount::opath(mount::here(), c".").map_err(wrap)?;
-        mount::attach(top.as_fd(), bare.as_fd()).map_err(wrap)?;
+        let cellar = Cellar::dig(bare.as_fd()).map_err(wrap)?;
         let mut views = Views {
             answers,
             executed: false,
             root,
             bare,
+            cellar,
             top,
             below: None,
             slots: [const { None }; SLOTS_MAX as usize],
         };
-        match views.stand(directory) {
+        let attached = mount::attach(views.top.as_fd(), views.cellar.root());
+        match attached.and_then(|()| views.stand(directory)) {
             // The start itself says what is wrong with the directory.
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(views),
             Err(errno) => {
-                let _ = mount::detach(c"/work");
+                let _ = views.leave().end();
                 Err(wrap(errno))
             }
         }
@@ -129,6 +160,7 @@ impl Views {
     /// `view` must have the directory that the worker was started in, which an empty one has only if that is /work.
     pub fn swap(&mut self, view: Option<OwnedFd>, directory: &CStr, fail_at: u32) -> Changed {
         let parts = Parts { fail_at };
+        self.make_room()?;
         let new = match view {
             Some(view) => view,
             None => mount::clone_mount(self.bare.as_fd(), c"").map_err(NotChanged::kept)?,
@@ -141,14 +173,14 @@ impl Views {
             _ => None,
         };
         let changed = self.replace(&parts, new, place);
-        self.go_home();
+        go_home(self.root.as_fd());
         changed
     }
 
     fn replace(&mut self, parts: &Parts, new: OwnedFd, place: Option<OwnedFd>) -> Changed {
         parts.number(1, || mount::attach(new.as_fd(), self.top.as_fd())).map_err(NotChanged::kept)?;
         if let (Some(place), Some(old)) = (place, self.below.take()) {
-            match move_below(parts, self.root.as_fd(), old, place.as_fd()) {
+            match move_below(parts, [self.root.as_fd(), place.as_fd()], old, &mut self.cellar) {
                 Ok(below) => self.below = Some(below),
                 Err((old, failed)) => {
                     self.below = Some(old);
@@ -162,7 +194,7 @@ impl Views {
             let failed = NotChanged { errno, broken: self.below.is_some() };
             return Err(failed.broken_unless(|| mount::detach_mount(new.as_fd())));
         }
-        parts.number(7, || mount::detach_mount(self.top.as_fd())).map_err(NotChanged::broken)?;
+        parts.number(7, || self.cellar.take(self.top.as_fd())).map_err(NotChanged::broken)?;
         self.top = new;
         // They were mounted in the old view, and went with it.
         for slot in &mut self.slots {
@@ -187,16 +219,48 @@ impl Views {
         Ok(())
     }
 
-    /// Detaches what was attached there, wherever the worker has moved the directory to.
+    /// Takes away what was attached there, wherever the worker has moved the directory to.
     pub fn detach(&mut self, slot: u32) -> Changed {
+        self.make_room()?;
         let held = self.slots.get_mut(slot as usize).ok_or(NotChanged::kept(Errno::RANGE))?;
         let view = held.as_ref().ok_or(NotChanged::kept(Errno::NOENT))?;
-        let detached = mount::detach_mount(view.as_fd());
-        if detached.is_ok() {
-            *held = None;
+        self.cellar.take(view.as_fd()).map_err(NotChanged::kept)?;
+        *held = None;
+        Ok(())
+    }
+
+    fn make_room(&mut self) -> Changed {
+        if self.cellar.has_room() {
+            return Ok(());
         }
-        self.go_home();
-        detached.map_err(NotChanged::kept)
+        let made = self.cellar.clear();
+        go_home(self.root.as_fd());
+        made.map_err(NotChanged::kept)
+    }
+
+    /// Starts the thread that detaches what was taken away, if that can be had.
+    ///
+    /// # Safety
+    /// As [`Sweeper::start`].
+    pub unsafe fn start(&self, sweeper: &mut Sweeper) {
+        if rustix::process::fchdir(self.cellar.store()).is_ok() {
+            // SAFETY: the caller vouches for it.
+            let _ = unsafe { sweeper.start() };
+        }
+        go_home(self.root.as_fd());
+    }
+
+    /// Has what was taken away detached. Nobody waits for it; what stays is tried again after the next change.
+    fn sweep(&mut self, sweeper: &Sweeper) {
+        if self.cellar.is_used() && !sweeper.sweep() {
+            let _ = self.cellar.clear();
+            go_home(self.root.as_fd());
+        }
+    }
+
+    /// What is left at /work when the worker is over. Whoever waits for an answer hears that there will be none.
+    pub fn leave(self) -> Left {
+        Left { cellar: self.cellar, top: self.top, root: self.root }
     }
 
     /// Makes what is there read-only; `EBUSY` while somebody can write.
@@ -212,21 +276,14 @@ impl Views {
             Err(errno) => Err(NotChanged::kept(errno)),
         }
     }
-
-    /// Everything that init does is relative to its root; without it there is nothing that it could do right.
-    fn go_home(&self) {
-        if mount::return_to(self.root.as_fd()).is_err() {
-            process::exit_now(1);
-        }
-    }
 }
 
 /// Exchanges `old`, the mount that the worker stands on, for a mount of `place`, and moves that to `place`.
 fn move_below(
     parts: &Parts,
-    root: BorrowedFd<'_>,
+    [root, place]: [BorrowedFd<'_>; 2],
     old: OwnedFd,
-    place: BorrowedFd<'_>,
+    cellar: &mut Cellar,
 ) -> core::result::Result<OwnedFd, (OwnedFd, NotChanged)> {
     let new = match parts.number(2, || {
         let new = mount::clone_mount(place, c"")?;
@@ -239,7 +296,7 @@ fn move_below(
         return Err((old, NotChanged::kept(errno).broken_unless(|| mount::detach_mount(new.as_fd()))));
     }
     let rest = parts
-        .number(4, || mount::detach_mount(old.as_fd()))
+        .number(4, || cellar.take(old.as_fd()))
         .and_then(|()| mount::return_to(root))
         .and_then(|()| parts.number(5, || mount::attach(new.as_fd(), place)));
     match rest {
@@ -254,6 +311,9 @@ impl NotChanged {
         NotChanged { broken: self.broken || undo().is_err(), ..self }
     }
 }
+
+/// The part that comes after the answer: to detach the old view.
+const STAYS: u32 = 8;
 
 /// The parts of an exchange, one of which may be told to fail.
 struct Parts {
@@ -307,8 +367,10 @@ impl Init<'_> {
         // A worker that is over needs no answer: its end has been sent.
         let Some(views) = &mut self.views else { return };
         let missing = || NotChanged::kept(Errno::BADF);
+        let mut keeps = false;
         let (ticket, changed) = match *message {
             ToInit::Swap { ticket, fail_at } => {
+                keeps = fail_at == STAYS;
                 let directory = self.launch.directory().unwrap_or(c"/work");
                 (ticket, views.swap(view, directory, fail_at))
             }
@@ -323,10 +385,14 @@ impl Init<'_> {
         if let Err(failed) = changed {
             (answer.errno, answer.broken) = (failed.errno.raw_os_error(), failed.broken);
         }
-        let _ = FromInit::Viewed(answer).send(views.answers.as_fd());
         if answer.broken {
+            // Nobody shall see what it does from now on, nor it what it has.
             self.run.kill_requested = true;
             let _ = process::kill_all_others();
+        }
+        let _ = FromInit::Viewed(answer).send(views.answers.as_fd());
+        if !answer.broken && !keeps {
+            views.sweep(&self.sweeper);
         }
     }
 }

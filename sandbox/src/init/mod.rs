@@ -17,11 +17,13 @@
 #![allow(unsafe_code)]
 
 pub mod action;
+mod cellar;
 pub mod hosted;
 pub mod interpret;
 mod networks;
 pub mod nursery;
 pub mod request;
+mod sweeper;
 pub mod wire;
 
 use crate::plan::{Phase, machinery};
@@ -55,6 +57,9 @@ struct Init<'a> {
     work_attached: bool,
     /// Of the worker that runs, if it is one.
     views: Option<hosted::Views>,
+    /// What is at /work since a worker is over.
+    left: Option<hosted::Left>,
+    sweeper: sweeper::Sweeper,
     /// What the waiting process works on, its stack, and the mapped command.
     launch: action::Launch<'a>,
     stack: *mut u8,
@@ -86,7 +91,7 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         Ok(signals) => signals,
         Err(failed) => give_up(control, failed),
     };
-    let stack = match new_stack() {
+    let stack = match new_stack(STACK_BYTES) {
         Ok(stack) => stack,
         Err(errno) => give_up(control, Failed { step: machinery::CREATE, errno }),
     };
@@ -100,6 +105,8 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
         kill_ahead: 0,
         work_attached: false,
         views: None,
+        left: None,
+        sweeper: sweeper::Sweeper::new(),
         stack,
         mapping: (core::ptr::null_mut(), 0),
     };
@@ -112,13 +119,12 @@ pub fn serve(mut context: Context<'_>, in_cgroup: bool) -> ! {
 /// Bytes of the stack of the waiting process.
 const STACK_BYTES: usize = 256 << 10;
 
-/// A stack for the waiting process, made once.
-fn new_stack() -> Result<*mut u8> {
+/// A stack for the waiting process or a thread, made once.
+fn new_stack(bytes: usize) -> Result<*mut u8> {
     let protection = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
     let flags = rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE;
     // SAFETY: a new anonymous mapping, which is never unmapped.
-    unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut(), STACK_BYTES, protection, flags) }
-        .map(<*mut _>::cast)
+    unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut(), bytes, protection, flags) }.map(<*mut _>::cast)
 }
 
 /// A descriptor with a fixed number, for the life of the process.
@@ -339,7 +345,10 @@ impl Init<'_> {
         if flags & wire::RUN_HOSTED != 0 {
             let answers = descriptors[4 + usize::from(with_work)].take().ok_or(wrap(Errno::BADF))?;
             let directory = self.launch.directory().map_err(wrap)?;
-            self.views = Some(hosted::Views::begin(answers, work, directory)?);
+            let views = hosted::Views::begin(answers, work, directory)?;
+            // SAFETY: nobody moves init while it serves.
+            unsafe { views.start(&mut self.sweeper) };
+            self.views = Some(views);
             self.work_attached = true;
         } else if let Some(work) = work {
             mount::attach_at(work.as_fd(), mount::here(), c"work").map_err(wrap)?;
@@ -425,7 +434,10 @@ impl Init<'_> {
         self.run.report.quiet_ns = now_ns();
         self.run.active = false;
         // Whoever waits for an answer is told that there will be none.
-        self.views = None;
+        self.sweeper.quit();
+        let left = self.views.take().map(hosted::Views::leave);
+        // What is mounted later is mounted on what was there before.
+        self.left = self.left.take().or(left);
         let _ = FromInit::Exited(self.run.report).send(fixed(CONTROL));
     }
 
@@ -450,10 +462,13 @@ impl Init<'_> {
             let _ = process::kill_all_others();
             while process::reap_any(true).is_ok() {}
         }
-        if self.work_attached {
+        self.sweeper.end();
+        if let Some(left) = self.left.take() {
+            left.end().map_err(wrap)?;
+        } else if self.work_attached {
             mount::detach(c"/work").map_err(wrap)?;
-            self.work_attached = false;
         }
+        self.work_attached = false;
         self.context.renew_lease()?;
         self.context.leave_ipc().map_err(wrap)?;
         self.context.renew_network().map_err(wrap)?;

@@ -269,6 +269,14 @@ pub fn exit_now(code: i32) -> ! {
     }
 }
 
+/// Ends this thread alone.
+pub fn exit_thread() -> ! {
+    loop {
+        // SAFETY: exit(2) takes an integer and does not return.
+        let _ = unsafe { raw::call(libc::SYS_exit, [0; 5]) };
+    }
+}
+
 /// Brings up the loopback device of this network namespace. Source: netdevice(7), SIOCSIFFLAGS.
 pub fn loopback_up() -> Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

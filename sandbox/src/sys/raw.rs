@@ -5,11 +5,15 @@
 use super::{Errno, Result};
 use core::arch::asm;
 use core::ffi::c_void;
+use core::sync::atomic::AtomicU32;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("fulgurite-sandbox runs on x86_64 only so far: sys/raw.rs and the reviewed seccomp table");
 
 const CLONE_VM: u64 = 0x100;
+/// `CLONE_VM`, `CLONE_FILES`, `CLONE_SIGHAND`, `CLONE_THREAD`, `CLONE_CHILD_CLEARTID`: the root and the working
+/// directory are the thread's own.
+const THREAD: u64 = CLONE_VM | 0x400 | 0x800 | 0x1_0000 | 0x20_0000;
 
 /// Makes system call `number`.
 ///
@@ -66,6 +70,42 @@ pub unsafe fn clone_sharing_memory(flags: u64, cgroup: Option<i32>, start: Start
     args[5] = start.stack as u64;
     args[6] = start.stack_bytes as u64;
     args[10] = cgroup.map_or(0, |fd| fd as u64);
+    // SAFETY: as the caller says.
+    unsafe { clone(&args, start) }
+}
+
+/// Starts a thread of this process, which begins at `start.entry`. The kernel makes `lives` zero, and wakes who waits
+/// for that, when the thread is over and its stack free.
+///
+/// # Safety
+/// As [`clone_sharing_memory`]; `lives` must stay where it is until it is zero.
+pub unsafe fn clone_thread(lives: &AtomicU32, start: Start) -> Result<i32> {
+    let mut args = [0u64; 11];
+    args[0] = THREAD;
+    args[2] = lives.as_ptr() as u64;
+    args[5] = start.stack as u64;
+    args[6] = start.stack_bytes as u64;
+    // SAFETY: as the caller says.
+    unsafe { clone(&args, start) }
+}
+
+/// Waits while `word` is `value`; may return early.
+pub fn wait_while(word: &AtomicU32, value: u32) {
+    let arguments = [word.as_ptr() as u64, libc::FUTEX_WAIT as u64, u64::from(value), 0, 0];
+    // SAFETY: futex(2) reads the word, which outlives the call, and has no time limit here.
+    let _ = unsafe { call(libc::SYS_futex, arguments) };
+}
+
+/// Wakes everybody who waits for a change of `word`.
+pub fn wake_all(word: &AtomicU32) {
+    let arguments = [word.as_ptr() as u64, libc::FUTEX_WAKE as u64, i32::MAX as u64, 0, 0];
+    // SAFETY: futex(2) takes the word's address only as a name here.
+    let _ = unsafe { call(libc::SYS_futex, arguments) };
+}
+
+/// # Safety
+/// As [`clone_sharing_memory`]; the flags must demand a shared memory.
+unsafe fn clone(args: &[u64; 11], start: Start) -> Result<i32> {
     let answer: i64;
     // SAFETY: the parent returns behind the label with all registers but rax, rcx and r11 unchanged. The child has
     // rax = 0 and a stack of its own; it calls the entry, which does not return.
@@ -80,7 +120,7 @@ pub unsafe fn clone_sharing_memory(flags: u64, cgroup: Option<i32>, start: Start
             "ud2",
             "2:",
             inlateout("rax") libc::SYS_clone3 => answer,
-            in("rdi") args.as_ptr(), in("rsi") size_of_val(&args),
+            in("rdi") args.as_ptr(), in("rsi") size_of_val(args),
             in("r12") start.argument, in("r13") start.entry,
             lateout("rcx") _, lateout("r11") _,
         );

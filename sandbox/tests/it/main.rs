@@ -22,6 +22,7 @@ mod network;
 mod overlay;
 mod pools;
 mod probe;
+mod racing;
 mod registry;
 mod running;
 mod snapshots;
@@ -92,6 +93,7 @@ fn all_tests() -> impl Iterator<Item = Test> {
         faults::tests(),
         pools::tests(),
         hosted::tests(),
+        racing::tests(),
         workers::tests(),
         crashes::tests(),
         starting::tests(),

@@ -1,5 +1,5 @@
 //! What the tests of workers share: views with a layer each, and a worker that is told what to do.
-use crate::fixture::{Checked, Command, Fixture, PROBE, c, memory_file};
+use crate::fixture::{Checked, Command, Fixture, PATIENCE, PROBE, c, memory_file};
 use fulgurite_sandbox::hosted::Hosted;
 use fulgurite_sandbox::layer::{self, Layers};
 use fulgurite_sandbox::outcome::{End, Outcome};
@@ -7,6 +7,7 @@ use fulgurite_sandbox::pool::{Lease, Pool, PoolOptions};
 use fulgurite_sandbox::runtime::Runtime;
 use fulgurite_sandbox::sandbox::Action;
 use fulgurite_sandbox::spec::SandboxSpec;
+use fulgurite_sandbox::testing::settles;
 use libtest_mimic::Failed;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -173,9 +174,13 @@ impl Worker {
         self.hosted.sandbox().map_or(0, fulgurite_sandbox::sandbox::Sandbox::init_pid)
     }
 
-    /// Mounts in its sandbox.
+    /// Mounts in its sandbox, once those are gone that it cannot reach any more: a change of views is answered before
+    /// they are detached.
     pub fn mounts(&self) -> Result<usize, Failed> {
-        Ok(std::fs::read_to_string(format!("/proc/{}/mountinfo", self.init()))?.lines().count())
+        let list = || std::fs::read_to_string(format!("/proc/{}/mountinfo", self.init()));
+        let gone = || list().map_or(true, |list| !list.contains(" /work/store "));
+        crate::fixture::check(settles(PATIENCE, gone), format!("views that stay: {:?}", list()))?;
+        Ok(list()?.lines().count())
     }
 
     /// Closes its standard input and ends it.

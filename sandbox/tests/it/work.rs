@@ -5,8 +5,12 @@
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use std::io::{BufRead, BufReader, Error, Read, Result, Write};
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 /// Does what lines say until there are no more.
 pub fn main() -> ExitCode {
@@ -100,6 +104,7 @@ struct Desk {
     opened: Option<std::fs::File>,
     mapped: Option<Mapped>,
     hoard: Vec<Vec<u8>>,
+    racing: Option<Racing>,
 }
 
 impl Desk {
@@ -166,6 +171,12 @@ impl Desk {
                 self.hoard.push(vec![1; mebibytes.parse::<usize>().unwrap_or(0) << 20]);
                 Ok("done".to_owned())
             }
+            ["race", board, paths] => {
+                let board = Arc::new(Shared::open(Path::new(board))?);
+                self.racing = Some(Racing::start(&board, paths));
+                Ok("done".to_owned())
+            }
+            ["raced"] => self.racing.take().ok_or(Error::other("nobody races"))?.end(),
             ["exit", code] => std::process::exit(code.parse().unwrap_or(1)),
             ["abort"] => std::process::abort(),
             _ => Err(Error::other(format!("what is {line:?}?"))),
@@ -205,5 +216,89 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         // SAFETY: mapped by `new` with this length, and not used any more.
         let _ = unsafe { rustix::mm::munmap(self.address.cast(), PAGE) };
+    }
+}
+
+/// Two words that a worker and its owner share: the view that is asked for, and the lowest one that may be found.
+pub struct Shared {
+    map: Mapped,
+}
+
+// SAFETY: the words are only touched as atomics.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Maps them from a file.
+    pub fn open(path: &Path) -> Result<Shared> {
+        let file = std::fs::File::options().read(true).write(true).open(path)?;
+        Ok(Shared { map: Mapped::new(&file)? })
+    }
+
+    fn word(&self, number: usize) -> &AtomicU64 {
+        // SAFETY: the page is mapped, aligned, and has more than two words, which are atomics for everybody.
+        unsafe { AtomicU64::from_ptr(self.map.address.cast::<u64>().add(number)) }
+    }
+
+    /// Says what is asked for.
+    pub fn ask(&self, number: u64) {
+        self.word(0).store(number, Ordering::SeqCst);
+    }
+
+    /// Says that it is there, and nothing below it.
+    pub fn answered(&self, number: u64) {
+        self.word(1).store(number, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> [u64; 2] {
+        [self.word(0).load(Ordering::SeqCst), self.word(1).load(Ordering::SeqCst)]
+    }
+}
+
+/// Threads that look for a view that should be gone.
+struct Racing {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<std::result::Result<u64, String>>>,
+}
+
+impl Racing {
+    fn start(board: &Arc<Shared>, paths: &str) -> Racing {
+        let stop = Arc::new(AtomicBool::new(false));
+        let run = |_| {
+            let (board, stop) = (board.clone(), stop.clone());
+            let paths: Vec<String> = paths.split(' ').map(str::to_owned).collect();
+            std::thread::spawn(move || {
+                let mut looked = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    paths.iter().try_for_each(|path| look(&board, path))?;
+                    looked += 1;
+                }
+                Ok(looked)
+            })
+        };
+        Racing { threads: (0..2).map(run).collect(), stop }
+    }
+
+    fn end(self) -> Result<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut total = 0;
+        for thread in self.threads {
+            let looked = thread.join().map_err(|_| Error::other("panicked"))?;
+            total += looked.map_err(Error::other)?;
+        }
+        Ok(format!("looked {total} times by every path"))
+    }
+}
+
+fn look(board: &Shared, path: &str) -> std::result::Result<(), String> {
+    let [_, floor] = board.now();
+    let found = std::fs::read_to_string(path);
+    match found.as_deref().map(str::parse::<u64>) {
+        Ok(Ok(found)) if found >= floor => Ok(()),
+        Ok(found) => Err(format!("{path} is {found:?} when nothing below {floor} was to be found")),
+        // Between two views there may be none.
+        Err(_) if board.now()[0] != floor => Ok(()),
+        Err(error) => Err(format!("{path} is not there, at {floor}: {error}")),
     }
 }

@@ -8,8 +8,8 @@
 //! A result is ready when all that it names is in our store; the branch that then has the claim gives its result, and
 //! what the other put into the store is content without a name: nobody is told of it.
 //!
-//! Invariants: those of [`super::drive`]; a failure of the cluster's is never told as the action's; what a loser uploads
-//! goes on, its execution does not. Limits: one cluster.
+//! Invariants: those of [`super::drive`]; a failure of the cluster's is never told as the action's; what a loser
+//! uploads goes on, its execution does not. Limits: one cluster.
 
 mod local;
 mod options;

@@ -1,7 +1,8 @@
 //! Who is where, under one lock; and the machine's effects, none of which blocks.
 
 use super::Inner;
-use super::process::{self, Order, Process};
+use super::process::{Order, Process};
+use super::start;
 use super::ticket::{Note, Ticket};
 use crate::worker::machine::{Effect, Event, Machine, PoolLimits, RequestEnd, RequestId, WorkerId};
 use crate::worker::wire::{WorkRequest, WorkResponse};
@@ -139,7 +140,7 @@ impl Inner {
         let started = std::thread::Builder::new()
             .name(format!("worker-{id}"))
             .stack_size(STACK_BYTES)
-            .spawn(move || process::live(&inner, id, &launch));
+            .spawn(move || start::live(&inner, id, &launch));
         match started {
             Ok(thread) => drop(board.threads.insert(id, thread)),
             Err(error) => {

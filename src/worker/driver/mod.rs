@@ -12,8 +12,10 @@
 //! [`Workers::stop`].
 
 mod board;
+mod ear;
 mod process;
 mod request;
+mod start;
 mod ticket;
 
 pub use request::{WorkerDone, WorkerEnd};

@@ -2,26 +2,24 @@
 
 use super::Inner;
 use crate::exec::Verdict;
-use crate::uring::{Channel, Event as Heard, Framing, Listener, SendError};
-use crate::worker::bazel_json::{self, JsonFraming};
-use crate::worker::bazel_proto::{self, ProtoFraming};
+use crate::uring::{Channel, SendError};
 use crate::worker::ground::Mounted;
 use crate::worker::job::Launch;
-use crate::worker::junk::unparseable;
-use crate::worker::limits::{HANGUP_PATIENCE, ORDERS_MAX};
+use crate::worker::limits::HANGUP_PATIENCE;
 use crate::worker::log::WorkerLog;
-use crate::worker::machine::{Event, RequestId, WorkerId};
-use crate::worker::wire::{Protocol, WorkRequest, WorkResponse};
+use crate::worker::machine::{RequestId, WorkerId};
+use crate::worker::shared::SharedRoot;
+use crate::worker::wire::{Protocol, WorkRequest};
+use crate::worker::{bazel_json, bazel_proto};
 use fulgurite_sandbox::hosted::{Hosted, HostedError};
 use fulgurite_sandbox::outcome::Outcome;
-use fulgurite_sandbox::sandbox::{Action, Killer};
+use fulgurite_sandbox::sandbox::Killer;
 use fulgurite_sandbox::sys::mount;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 /// What a worker's thread is to do.
@@ -43,7 +41,7 @@ pub(super) enum Order {
 
 /// Views of requests whose callers have gone.
 #[derive(Debug, Default)]
-struct Orphans {
+pub(super) struct Orphans {
     over: bool,
     held: HashMap<RequestId, Mounted>,
     /// Taken out of the worker before their callers had left them.
@@ -60,194 +58,19 @@ pub(super) struct Process {
     pub action_id: u32,
     /// Requests that were sent.
     pub served: AtomicU64,
-    hosted: RwLock<Option<Hosted>>,
-    killer: Killer,
-    channel: Channel,
-    orders: SyncSender<Order>,
-    orphans: Mutex<Orphans>,
+    pub hosted: RwLock<Option<Hosted>>,
+    pub killer: Killer,
+    pub channel: Channel,
+    pub orders: SyncSender<Order>,
+    pub orphans: Mutex<Orphans>,
     /// What it sees between requests, detached: copies of it are attached.
-    base: OwnedFd,
-}
-
-/// Hears what a worker says; on the ipc thread.
-struct Ear {
-    id: WorkerId,
-    inner: Weak<Inner>,
-    orders: SyncSender<Order>,
-    launch: Arc<Launch>,
-}
-
-impl Listener for Ear {
-    fn event(&self, event: Heard) {
-        let order = match event {
-            Heard::Message(message) => match self.message(&message) {
-                Ok(()) => return,
-                Err(why) => Order::Fail(why),
-            },
-            Heard::Closed => Order::HungUp,
-            Heard::Broken(error) => Order::Fail(unparseable(&error.why, &error.seen)),
-            Heard::Failed { writing: true, error } => Order::Fail(format!(
-                "Worker process quit or closed its stdin stream when we tried to send a WorkRequest: {error}"
-            )),
-            Heard::Failed { writing: false, .. } => Order::HungUp,
-        };
-        // Full: it has been told to end long before.
-        let _ = self.orders.try_send(order);
-    }
-}
-
-impl Ear {
-    fn message(&self, message: &[u8]) -> Result<(), String> {
-        let Some(inner) = self.inner.upgrade() else { return Ok(()) };
-        let decoded = match self.launch.protocol {
-            Protocol::Json => bazel_json::decode(message),
-            _ => bazel_proto::decode(message),
-        };
-        match decoded {
-            Ok(response) => inner.response(self.id, response),
-            Err(error) => match error.request_id {
-                // Where it is known whose answer this should be, the others go on.
-                Some(request_id) if self.launch.multiplex => {
-                    let output = error.to_string();
-                    let response = WorkResponse { exit_code: 1, output, request_id, was_cancelled: false };
-                    inner.response(self.id, response)
-                }
-                _ => Err(error.to_string()),
-            },
-        }
-    }
-}
-
-/// The life of a worker, from the lease to the end: its thread.
-pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
-    let (orders, received) = sync_channel(ORDERS_MAX);
-    let begun = begin(inner, id, launch, orders);
-    let begun = match begun {
-        Ok(begun) => begun,
-        Err(why) => {
-            tracing::warn!(worker = %id, mnemonic = launch.mnemonic, "a worker cannot be started: {why}");
-            return inner.event(Event::StartFailed(id, why));
-        }
-    };
-    let Begun { process, base, watch, drain } = begun;
-    tracing::info!(worker = %id, key = %launch.key, mnemonic = launch.mnemonic, "a worker has started");
-    inner.ready(process.clone());
-    let how = process.follow(inner, &received);
-    let why = process.finish(inner, &how);
-    drop((watch, drain));
-    inner.ground.clean(base);
-    inner.event(Event::Gone(id, why));
-}
-
-/// A worker that has just begun, and what must be kept for it.
-struct Begun {
-    process: Arc<Process>,
-    base: Mounted,
-    watch: crate::uring::Readable,
-    drain: crate::uring::Drain,
-}
-
-fn begin(
-    inner: &Arc<Inner>,
-    id: WorkerId,
-    launch: &Arc<Launch>,
-    orders: SyncSender<Order>,
-) -> Result<Begun, String> {
-    let ground = &inner.ground;
-    let lease = ground.pool.lease(&launch.spec).map_err(|error| error.to_string())?;
-    let action_id = lease.action_id();
-    let slots = if launch.multiplex { inner.options.limits.slots } else { 0 };
-    let slots: Vec<_> = (0..slots)
-        .filter_map(|slot| crate::action::ExecPath::new(format!("{}/_", Hosted::slot_dir(slot))).ok())
-        .collect();
-    let base = ground.mount(&launch.staged, action_id, &slots).map_err(|verdict| format!("{verdict:?}"))?;
-    let hosted = (|| {
-        let first = mount::clone_mount(base.view.mount.as_fd(), c"")
-            .map_err(|errno| format!("cannot copy the worker's own view: {errno}"))?;
-        let [(stdin, to), (from, stdout), (complaints, stderr)] = pipes()?;
-        let action = Action {
-            arguments: &launch.arguments,
-            variables: &launch.variables,
-            directory: &launch.directory,
-            stdin: stdin.as_fd(),
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
-            work: Some(first.as_fd()),
-            limits: &launch.limits,
-            timeout: None,
-            kill_delay: Duration::ZERO,
-            terminal: false,
-            fail_at: 0,
-        };
-        let hosted = lease.host(&action).map_err(|outcome| outcome.end.to_string())?;
-        Ok::<_, String>((hosted, to, from, complaints))
-    })();
-    let (hosted, to, from, complaints) = match hosted {
-        Ok(hosted) => hosted,
-        Err(why) => {
-            ground.clean(base);
-            return Err(why);
-        }
-    };
-    match connect(inner, id, launch, orders, (hosted, to, from, complaints), &base) {
-        Ok((process, watch, drain)) => Ok(Begun { process, base, watch, drain }),
-        Err(why) => {
-            ground.clean(base);
-            Err(why)
-        }
-    }
-}
-
-type Ends = (Hosted, OwnedFd, OwnedFd, OwnedFd);
-type Connected = (Arc<Process>, crate::uring::Readable, crate::uring::Drain);
-
-fn connect(
-    inner: &Arc<Inner>,
-    id: WorkerId,
-    launch: &Arc<Launch>,
-    orders: SyncSender<Order>,
-    (hosted, to, from, complaints): Ends,
-    base: &Mounted,
-) -> Result<Connected, String> {
-    let log = WorkerLog::create(&inner.options.log_dir, id.0, &launch.mnemonic)
-        .map_err(|error| format!("cannot make its log: {error}"))?;
-    let log = Arc::new(log);
-    let drain = inner.ipc.drain(complaints, log.clone()).map_err(|error| error.to_string())?;
-    let framing: Box<dyn Framing> = match launch.protocol {
-        Protocol::Json => Box::new(JsonFraming::new()),
-        _ => Box::new(ProtoFraming::new()),
-    };
-    let ear = Ear { id, inner: Arc::downgrade(inner), orders: orders.clone(), launch: launch.clone() };
-    let channel = inner.ipc.open(from, to, framing, Arc::new(ear)).map_err(|error| error.to_string())?;
-    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| error.to_string());
-    let ended = orders.clone();
-    let tell = Box::new(move || drop(ended.try_send(Order::Ended)));
-    let watch = inner.ipc.readable(duplicate(hosted.control())?, tell).map_err(|error| error.to_string())?;
-    let process = Process {
-        id,
-        launch: launch.clone(),
-        log,
-        action_id: hosted.sandbox().map_or(0, fulgurite_sandbox::sandbox::Sandbox::action_id),
-        served: AtomicU64::new(0),
-        killer: hosted.killer(),
-        hosted: RwLock::new(Some(hosted)),
-        channel,
-        orders,
-        orphans: Mutex::default(),
-        base: duplicate(base.view.mount.as_fd())?,
-    };
-    Ok((Arc::new(process), watch, drain))
-}
-
-type Pipe = (OwnedFd, OwnedFd);
-
-fn pipes() -> Result<[Pipe; 3], String> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| format!("cannot make a pipe: {errno}"));
-    Ok([pipe()?, pipe()?, pipe()?])
+    pub base: OwnedFd,
+    /// In place of views: one directory for all requests.
+    pub shared: Option<Mutex<SharedRoot>>,
 }
 
 /// How a worker's thread came to end it.
-enum How {
+pub(super) enum How {
     Ended,
     Failed(String),
     HungUp,
@@ -304,6 +127,11 @@ impl Process {
         hosted.as_ref().map_or(Err(HostedError::Ended { what }), ask)
     }
 
+    /// The directory that all its requests share, if that is how it works.
+    pub fn shared(&self) -> Option<MutexGuard<'_, SharedRoot>> {
+        self.shared.as_ref().map(|shared| shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Shows it the view of a request.
     pub fn show(&self, view: BorrowedFd<'_>, slot: u32) -> Result<(), HostedError> {
         let is_multiplex = self.launch.multiplex;
@@ -314,6 +142,9 @@ impl Process {
 
     /// Makes the view of an answered request unchangeable, if nobody can write to it.
     pub fn seal(&self, slot: u32) -> bool {
+        if self.shared.is_some() {
+            return false;
+        }
         let is_multiplex = self.launch.multiplex;
         let sealed = self.with("seal a request's view", |hosted| {
             if is_multiplex { hosted.seal_slot(slot) } else { hosted.seal() }
@@ -325,6 +156,9 @@ impl Process {
     /// Takes the view of a request away; the worker has its own one then.
     pub fn take_away(&self, slot: u32) -> Result<(), HostedError> {
         let what = "take away a request's view";
+        if self.shared.is_some() {
+            return Ok(());
+        }
         if self.launch.multiplex {
             return self.with(what, |hosted| hosted.detach(slot));
         }
@@ -334,7 +168,8 @@ impl Process {
     }
 
     /// Leaves the view of a request whose caller goes; it is taken apart when the worker cannot reach it any more.
-    pub fn leave(&self, inner: &Inner, request: RequestId, mounted: Mounted) {
+    pub fn leave(&self, inner: &Inner, request: RequestId, mounted: Option<Mounted>) {
+        let Some(mounted) = mounted else { return };
         let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         if orphans.over || orphans.out.remove(&request) {
             drop(orphans);
@@ -344,7 +179,7 @@ impl Process {
     }
 
     /// Does what it is told until it is to end.
-    fn follow(&self, inner: &Arc<Inner>, orders: &Receiver<Order>) -> How {
+    pub fn follow(&self, inner: &Arc<Inner>, orders: &Receiver<Order>) -> How {
         loop {
             match orders.recv() {
                 Ok(Order::Orphan { request, wire_id, slot }) => {
@@ -353,7 +188,7 @@ impl Process {
                     }
                     let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
                     let mounted = orphans.held.remove(&request);
-                    if mounted.is_none() {
+                    if mounted.is_none() && self.shared.is_none() {
                         orphans.out.insert(request);
                     }
                     drop(orphans);
@@ -370,7 +205,7 @@ impl Process {
     }
 
     /// Ends it, waits until all of it is quiet, and says how it was.
-    fn finish(&self, inner: &Inner, how: &How) -> String {
+    pub fn finish(&self, inner: &Inner, how: &How) -> String {
         if matches!(how, How::HungUp | How::Failed(_)) {
             let _ = self.with("wait for its end", |hosted| {
                 wait_readable(hosted.control(), HANGUP_PATIENCE);

@@ -6,7 +6,8 @@ use super::{Inner, NoWorker, Prepared, WorkerJob};
 use crate::exec::Verdict;
 use crate::exec::executor::Cancel;
 use crate::output::limits::HandoffLimits;
-use crate::output::{HandedOff, HandoffError, HandoffRequest, hand_off};
+use crate::output::{HandedOff, HandoffError, HandoffRequest, Inputs, NoInputs, hand_off};
+use crate::stage::prepare_parents;
 use crate::worker::ground::{Mounted, StagedInputs};
 use crate::worker::job::sandbox_dir;
 use crate::worker::key::{KeyQuality, WorkerKey};
@@ -58,18 +59,19 @@ struct Seat {
     process: Arc<Process>,
     wire_id: i32,
     slot: u32,
-    mounted: Mounted,
+    /// None where the worker has one view for all.
+    mounted: Option<Mounted>,
     served: u64,
 }
 
 /// Why a request was not sent.
 enum NotSent {
     /// Something has happened to it meanwhile.
-    Told(Mounted),
+    Told(Option<Mounted>),
     /// It is not the worker's fault, and the worker does not see the view.
     Fault(Verdict, Option<Mounted>),
     /// It is: it must go.
-    Broken(String, Mounted),
+    Broken(String, Option<Mounted>),
 }
 
 impl Inner {
@@ -114,7 +116,7 @@ impl Inner {
                         }
                         Err(NotSent::Told(mounted)) => {
                             let taken = process.take_away(slot);
-                            self.withdraw(request, &process, wire_id, taken, Some(mounted));
+                            self.withdraw(request, &process, wire_id, taken, mounted);
                         }
                         Err(NotSent::Fault(verdict, mounted)) => {
                             self.withdraw(request, &process, wire_id, Ok(()), mounted);
@@ -156,16 +158,25 @@ impl Inner {
         ticket: &Ticket,
         process: &Process,
         slot: u32,
-    ) -> Result<(Mounted, u64), NotSent> {
+    ) -> Result<(Option<Mounted>, u64), NotSent> {
         let outputs = work.job.command.outputs.iter().filter_map(|output| output.path.as_ref());
-        let mounted = self.ground.mount(&work.staged, process.action_id, outputs);
-        let mounted = mounted.map_err(|verdict| NotSent::Fault(verdict, None))?;
-        if let Err(error) = process.show(mounted.view.mount.as_fd(), slot) {
-            return Err(match Process::fault(&error) {
-                Ok(verdict) => NotSent::Fault(verdict, Some(mounted)),
-                Err(why) => NotSent::Broken(why, mounted),
+        let mounted = if let Some(mut shared) = process.shared() {
+            let shown = shared.show(&self.ground.cas, &work.staged).and_then(|()| {
+                Ok(prepare_parents(shared.dir(), Some(shared.dir()), outputs, shared.owner())?)
             });
-        }
+            shown.map_err(|verdict| NotSent::Fault(verdict, None))?;
+            None
+        } else {
+            let mounted = self.ground.mount(&work.staged, process.action_id, outputs);
+            let mounted = mounted.map_err(|verdict| NotSent::Fault(verdict, None))?;
+            if let Err(error) = process.show(mounted.view.mount.as_fd(), slot) {
+                return Err(match Process::fault(&error) {
+                    Ok(verdict) => NotSent::Fault(verdict, Some(mounted)),
+                    Err(why) => NotSent::Broken(why, Some(mounted)),
+                });
+            }
+            Some(mounted)
+        };
         match ticket.unless_told(|| process.send(message)) {
             Some(Ok(())) => Ok((mounted, process.count())),
             Some(Err(error)) => {
@@ -190,7 +201,7 @@ impl Inner {
         match taken {
             Ok(()) => mounted.into_iter().for_each(|mounted| self.ground.clean(mounted)),
             Err(error) => {
-                mounted.into_iter().for_each(|mounted| process.leave(self, request, mounted));
+                process.leave(self, request, mounted);
                 process.order(Order::Fail(error.to_string()));
             }
         }
@@ -206,26 +217,47 @@ impl Inner {
         response: WorkResponse,
     ) -> WorkerDone {
         let Seat { process, wire_id, slot, mounted, served } = seat;
+        let hand = |upper, merged, inputs: &dyn Inputs| {
+            hand_off(&HandoffRequest {
+                upper,
+                merged,
+                command: &work.job.command,
+                inputs,
+                marks: self.ground.marks(),
+                function: work.job.function,
+                cas: &self.ground.cas,
+                limits: HandoffLimits::DEFAULT,
+            })
+        };
         let sealed = process.seal(slot);
-        let taken = process.take_away(slot);
-        if let Err(error) = &taken {
-            process.order(Order::Fail(error.to_string()));
-        }
-        self.released(process.id, wire_id);
-        let outputs = hand_off(&HandoffRequest {
-            upper: mounted.layer.upper(),
-            merged: Some(mounted.view.mount.as_fd()),
-            command: &work.job.command,
-            inputs: &StagedInputs(&mounted.staged),
-            marks: self.ground.marks(),
-            function: work.job.function,
-            cas: &self.ground.cas,
-            limits: HandoffLimits::DEFAULT,
-        });
-        match taken {
-            Ok(()) => self.ground.clean(mounted),
-            Err(_) => process.leave(self, request, mounted),
-        }
+        let outputs = match mounted {
+            Some(mounted) => {
+                let taken = process.take_away(slot);
+                if let Err(error) = &taken {
+                    process.order(Order::Fail(error.to_string()));
+                }
+                self.released(process.id, wire_id);
+                let merged = Some(mounted.view.mount.as_fd());
+                let outputs = hand(mounted.layer.upper(), merged, &StagedInputs(&mounted.staged));
+                match taken {
+                    Ok(()) => self.ground.clean(mounted),
+                    Err(_) => process.leave(self, request, Some(mounted)),
+                }
+                outputs
+            }
+            // Before the next request's inputs come there.
+            None => {
+                let outputs = match process.shared() {
+                    Some(shared) => hand(shared.dir(), None, &NoInputs),
+                    None => {
+                        let why = "the request has no view";
+                        Err(HandoffError::Refused { path: ".".into(), why })
+                    }
+                };
+                self.released(process.id, wire_id);
+                outputs
+            }
+        };
         let (worker, key, quality) = (process.id, process.launch.key, process.launch.quality);
         WorkerDone { response, outputs, worker, key, quality, served, sealed }
     }

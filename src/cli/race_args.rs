@@ -1,0 +1,53 @@
+//! What `bench race` takes.
+use crate::bench::race::{Condition, RaceBench};
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
+
+/// What `bench race` takes.
+#[derive(Args, Debug)]
+pub struct RaceArgs {
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Directory of zstd's sources, as scripts/zstd-sources prints it; without it, C files are generated
+    #[arg(value_name = "SOURCES", value_hint = ValueHint::DirPath)]
+    pub sources: Option<PathBuf>,
+    /// C files of a build: the smallest ones
+    #[arg(long, value_name = "COUNT", default_value_t = 24)]
+    pub units: usize,
+    /// Builds of each policy in each condition
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    pub rounds: usize,
+    /// Actions at a time; two for each processor by default
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
+    pub jobs: usize,
+    /// What builds meet: fast-remote, slow-remote, all-hits, remote-dies, loaded-here; all by default
+    #[arg(long = "condition", value_name = "LIST", value_delimiter = ',', value_parser = condition)]
+    pub conditions: Vec<Condition>,
+    /// Losers whose end is measured; 0: none
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub aborts: usize,
+}
+
+impl RaceArgs {
+    /// What is wanted.
+    pub(super) fn wanted(&self) -> RaceBench {
+        RaceBench {
+            sources: self.sources.clone(),
+            units: self.units,
+            rounds: self.rounds.max(1),
+            jobs: self.jobs,
+            conditions: match self.conditions.is_empty() {
+                true => Condition::ALL.to_vec(),
+                false => self.conditions.clone(),
+            },
+            aborts: self.aborts,
+            progress: !self.json,
+        }
+    }
+}
+
+fn condition(name: &str) -> Result<Condition, String> {
+    let found = Condition::ALL.into_iter().find(|condition| condition.name() == name);
+    found.ok_or_else(|| format!("there are {}", Condition::ALL.map(Condition::name).join(", ")))
+}

@@ -1,0 +1,34 @@
+//! `fulgurite run --remote`: one command, here and on a cluster, without a daemon that was started before.
+//!
+//! ```text
+//!   a daemon within this process, with a store of its own ◄── its socket ◄── the same client as `run --daemon`
+//! ```
+//! Limits: the store stays for the next time and belongs to one process at a time; who runs many commands starts
+//! `fulgurite serve --remote` and uses `run --daemon`.
+
+use super::daemon;
+use super::run_args::{RunArgs, state_dir};
+use super::serve::serve_while;
+use super::serve_args::ServeArgs;
+use crate::failure::Failure;
+
+/// Runs the command.
+///
+/// # Errors
+/// A failure of Fulgurite's own.
+pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let mut checked = args.clone();
+    checked.race = super::serve_args::RaceArgs::default();
+    daemon::refuse_what_needs_no_daemon(&checked)?;
+    let state = state_dir().join("run-remote");
+    let socket = state.join("socket");
+    let serve = ServeArgs {
+        state_dir: Some(state),
+        unix: vec![socket.clone()],
+        remote: args.remote.clone(),
+        race: args.race.clone(),
+        log: Some(std::env::var("FULGURITE_LOG").unwrap_or_else(|_| "warn,fulgurite::race=info".to_owned())),
+        ..ServeArgs::default()
+    };
+    serve_while(&serve, || daemon::run_at(args, &socket))
+}

@@ -1,0 +1,207 @@
+//! A worker's beginning and end: from the lease of a sandbox to the last of its views.
+
+use super::Inner;
+use super::ear::Ear;
+use super::process::{Order, Process};
+use crate::action::ExecPath;
+use crate::exec::Verdict;
+use crate::stage::Layer;
+use crate::uring::Framing;
+use crate::worker::bazel_json::JsonFraming;
+use crate::worker::bazel_proto::ProtoFraming;
+use crate::worker::ground::Mounted;
+use crate::worker::job::Launch;
+use crate::worker::limits::ORDERS_MAX;
+use crate::worker::log::WorkerLog;
+use crate::worker::machine::{Event, WorkerId};
+use crate::worker::shared::SharedRoot;
+use crate::worker::wire::Protocol;
+use fulgurite_sandbox::hosted::Hosted;
+use fulgurite_sandbox::sandbox::Action;
+use fulgurite_sandbox::sys::mount;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+/// What lies below a worker's own view, as long as it lives.
+enum Base {
+    View(Box<Mounted>),
+    Directory(Layer),
+}
+
+/// The life of a worker, from the lease to the end: its thread.
+pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
+    let (orders, received) = sync_channel(ORDERS_MAX);
+    let begun = begin(inner, id, launch, orders);
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(why) => {
+            tracing::warn!(worker = %id, mnemonic = launch.mnemonic, "a worker cannot be started: {why}");
+            return inner.event(Event::StartFailed(id, why));
+        }
+    };
+    let Begun { process, base, watch, drain } = begun;
+    tracing::info!(worker = %id, key = %launch.key, mnemonic = launch.mnemonic, "a worker has started");
+    inner.ready(process.clone());
+    let how = process.follow(inner, &received);
+    let why = process.finish(inner, &how);
+    drop((watch, drain));
+    base.clean(inner);
+    inner.event(Event::Gone(id, why));
+}
+
+/// A worker that has just begun, and what must be kept for it.
+struct Begun {
+    process: Arc<Process>,
+    base: Base,
+    watch: crate::uring::Readable,
+    drain: crate::uring::Drain,
+}
+
+fn begin(
+    inner: &Arc<Inner>,
+    id: WorkerId,
+    launch: &Arc<Launch>,
+    orders: SyncSender<Order>,
+) -> Result<Begun, String> {
+    let ground = &inner.ground;
+    let lease = ground.pool.lease(&launch.spec).map_err(|error| error.to_string())?;
+    let action_id = lease.action_id();
+    let (base, view, shared) = own_view(inner, launch, action_id)?;
+    let hosted = (|| {
+        let first = mount::clone_mount(view.as_fd(), c"")
+            .map_err(|errno| format!("cannot copy the worker's own view: {errno}"))?;
+        let [(stdin, to), (from, stdout), (complaints, stderr)] = pipes()?;
+        let action = Action {
+            arguments: &launch.arguments,
+            variables: &launch.variables,
+            directory: &launch.directory,
+            stdin: stdin.as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
+            work: Some(first.as_fd()),
+            limits: &launch.limits,
+            timeout: None,
+            kill_delay: Duration::ZERO,
+            terminal: false,
+            fail_at: 0,
+        };
+        let hosted = lease.host(&action).map_err(|outcome| outcome.end.to_string())?;
+        Ok::<_, String>((hosted, to, from, complaints))
+    })();
+    let (hosted, to, from, complaints) = match hosted {
+        Ok(hosted) => hosted,
+        Err(why) => {
+            base.clean(inner);
+            return Err(why);
+        }
+    };
+    match connect(inner, id, launch, orders, (hosted, to, from, complaints), (view, shared)) {
+        Ok((process, watch, drain)) => Ok(Begun { process, base, watch, drain }),
+        Err(why) => {
+            base.clean(inner);
+            Err(why)
+        }
+    }
+}
+
+impl Base {
+    fn clean(self, inner: &Inner) {
+        match self {
+            Base::View(mounted) => inner.ground.clean(*mounted),
+            Base::Directory(layer) => inner.ground.clean_layer(layer),
+        }
+    }
+}
+
+type Own = (Base, OwnedFd, Option<SharedRoot>);
+
+/// What a worker sees when it starts: the inputs of the request that it was started for.
+fn own_view(inner: &Inner, launch: &Launch, action_id: u32) -> Result<Own, String> {
+    let ground = &inner.ground;
+    let told = |verdict: Verdict| format!("{verdict:?}");
+    if launch.shares {
+        let (layer, owner) = ground.layer(action_id).map_err(told)?;
+        let opened = (|| {
+            let dir = layer.upper().try_clone_to_owned().map_err(|error| error.to_string())?;
+            let mut shared = SharedRoot::new(dir, owner);
+            shared.show(&ground.cas, &launch.staged).map_err(told)?;
+            let view = mount::clone_tree(layer.upper(), c"")
+                .and_then(|view| {
+                    mount::restrict(view.as_fd(), mount::attr::NO_SUID | mount::attr::NO_DEV).map(|()| view)
+                })
+                .map_err(|errno| format!("cannot mount a worker's shared view: {errno}"))?;
+            Ok::<_, String>((view, shared))
+        })();
+        return match opened {
+            Ok((view, shared)) => Ok((Base::Directory(layer), view, Some(shared))),
+            Err(why) => {
+                ground.clean_layer(layer);
+                Err(why)
+            }
+        };
+    }
+    let slots = if launch.multiplex { inner.options.limits.slots } else { 0 };
+    let slots: Vec<_> =
+        (0..slots).filter_map(|slot| ExecPath::new(format!("{}/_", Hosted::slot_dir(slot))).ok()).collect();
+    let base = ground.mount(&launch.staged, action_id, &slots).map_err(told)?;
+    match base.view.mount.try_clone() {
+        Ok(view) => Ok((Base::View(Box::new(base)), view, None)),
+        Err(error) => {
+            ground.clean(base);
+            Err(error.to_string())
+        }
+    }
+}
+
+type Ends = (Hosted, OwnedFd, OwnedFd, OwnedFd);
+type Connected = (Arc<Process>, crate::uring::Readable, crate::uring::Drain);
+
+fn connect(
+    inner: &Arc<Inner>,
+    id: WorkerId,
+    launch: &Arc<Launch>,
+    orders: SyncSender<Order>,
+    (hosted, to, from, complaints): Ends,
+    (base, shared): (OwnedFd, Option<SharedRoot>),
+) -> Result<Connected, String> {
+    let log = WorkerLog::create(&inner.options.log_dir, id.0, &launch.mnemonic)
+        .map_err(|error| format!("cannot make its log: {error}"))?;
+    let log = Arc::new(log);
+    let drain = inner.ipc.drain(complaints, log.clone()).map_err(|error| error.to_string())?;
+    let framing: Box<dyn Framing> = match launch.protocol {
+        Protocol::Json => Box::new(JsonFraming::new()),
+        _ => Box::new(ProtoFraming::new()),
+    };
+    let ear = Ear { id, inner: Arc::downgrade(inner), orders: orders.clone(), launch: launch.clone() };
+    let channel = inner.ipc.open(from, to, framing, Arc::new(ear)).map_err(|error| error.to_string())?;
+    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| error.to_string());
+    let ended = orders.clone();
+    let tell = Box::new(move || drop(ended.try_send(Order::Ended)));
+    let watch = inner.ipc.readable(duplicate(hosted.control())?, tell).map_err(|error| error.to_string())?;
+    let process = Process {
+        id,
+        launch: launch.clone(),
+        log,
+        action_id: hosted.sandbox().map_or(0, fulgurite_sandbox::sandbox::Sandbox::action_id),
+        served: AtomicU64::new(0),
+        killer: hosted.killer(),
+        hosted: RwLock::new(Some(hosted)),
+        channel,
+        orders,
+        orphans: Mutex::default(),
+        base,
+        shared: shared.map(Mutex::new),
+    };
+    Ok((Arc::new(process), watch, drain))
+}
+
+type Pipe = (OwnedFd, OwnedFd);
+
+fn pipes() -> Result<[Pipe; 3], String> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| format!("cannot make a pipe: {errno}"));
+    Ok([pipe()?, pipe()?, pipe()?])
+}
