@@ -126,6 +126,7 @@ fn dies() {
     until_gone(order.word());
     until("nothing runs there", || counters(&there, &["running", "queued"]) == [0, 0]);
     assert_eq!(counters(&here, &["local wins", "remote wins"]), [1, 0]);
+    assert_eq!(client.stdout(&client.succeed(&Order::sh("echo next"))), "next\n");
     drop(client);
     racing.end(&here);
     cluster.end(&there);
