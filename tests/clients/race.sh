@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds bazel.sh's workspace with a real Bazel by an endpoint that races this machine against a second server: cold, with
-# a warm cluster, with a cluster that is killed and comes back in the middle of the build, and with one that is not there.
+# Builds bazel.sh's workspace with a real Bazel by an endpoint that races this machine against a second server: cold,
+# with a warm cluster, with one that is killed and comes back in the middle of the build, and with one that is not there.
 #
 # usage: tests/clients/race.sh [--start]
 #
