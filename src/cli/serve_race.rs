@@ -74,7 +74,29 @@ fn knobs(config: &Config) -> Result<Knobs, Failure> {
     Ok(knobs)
 }
 
+/// What the transport would find out with the first call only.
+fn check_address(address: &str) -> Result<(), Failure> {
+    let is_good = if let Some(path) = address.strip_prefix("unix:") {
+        !path.trim_matches('/').is_empty()
+    } else {
+        let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+        let authority = rest.split('/').next().unwrap_or_default();
+        match authority.rsplit_once(':') {
+            Some((host, port)) if !authority.ends_with(']') => {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+            }
+            _ => !authority.is_empty(),
+        }
+    };
+    let wrong = || {
+        let hint = "such as grpc://host:8980, grpcs://host:443, or unix:/path";
+        Failure::new(format!("cannot use the remote {address:?}: it is no address")).hint(Some(hint))
+    };
+    is_good.then_some(()).ok_or_else(wrong)
+}
+
 fn cluster(config: &Config, address: &str) -> Result<ClusterOptions, Failure> {
+    check_address(address)?;
     let remote = &config.remote;
     let mut authorities_pem = remote.tls_ca.as_deref().map(read).transpose()?;
     if authorities_pem.is_none() && address.starts_with("grpcs://") {

@@ -308,7 +308,7 @@ impl Cluster {
     pub fn fill_in_background(
         &self,
         from: crate::cas::Cas,
-        action: Digest,
+        (action, command): (Digest, Digest),
         result: crate::action::ActionResult,
         typed_outputs: bool,
     ) {
@@ -319,7 +319,8 @@ impl Cluster {
                     return Ok(());
                 }
                 let mut blobs = super::fetch::blobs_of(&from, &result)?;
-                blobs.push(action);
+                // A cache that has never run it has neither, and may not take a result without them.
+                blobs.extend([action, command]);
                 cluster.upload(&from, &blobs).await?;
                 cluster.update_action_result(&action, &result, typed_outputs).await
             };

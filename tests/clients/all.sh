@@ -21,6 +21,7 @@ run() {
 run conformance "$here/conformance.sh" --start "$kind"
 run bazel "$here/bazel.sh" --start "$bazel_kind"
 run second "$here/second.sh" --start "$kind"
+[ "$kind" != fulgurite ] || run race "$here/race.sh" --start
 if [ "${#failed[@]}" -gt 0 ]; then
   printf '\nFAILED: %s\n' "${failed[*]}"
   exit 1

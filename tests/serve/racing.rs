@@ -8,6 +8,7 @@
 //!                                        └► command ◄── gate ◄─┘
 //! ```
 
+mod failures;
 mod outages;
 mod trees;
 
@@ -22,7 +23,7 @@ use rustix::fs::{Mode, OFlags};
 use std::process::Command;
 use tonic::Code;
 
-pub const ALONE: &[&[Alone]] = &[WINS, outages::ALONE, trees::ALONE];
+pub const ALONE: &[&[Alone]] = &[WINS, failures::ALONE, outages::ALONE, trees::ALONE];
 
 const WINS: &[Alone] = &[
     ("racing::local_wins_while_the_cluster_is_busy", cluster_is_busy),
@@ -31,11 +32,7 @@ const WINS: &[Alone] = &[
     ("racing::a_hit_of_the_cluster_starts_nothing_here", hits),
     ("racing::a_cluster_that_is_a_cache_only", cache_only),
     ("racing::a_local_win_fills_the_clusters_cache", fills),
-    ("racing::d03_the_first_failure_fails_the_action", fails_first),
-    ("racing::d04_the_other_may_succeed_if_told_so", fails_other),
     ("racing::d08_who_leaves_ends_both_branches", leaves),
-    ("racing::a_killed_local_command_leaves_it_to_remote", killed),
-    ("racing::memory_that_is_short_here_is_not_there", out_of_memory),
     ("racing::what_must_not_come_from_a_cache_does_not", uncached),
     ("racing::d07_one_slot_is_enough", one_slot),
     ("racing::d19_no_set_of_outputs_is_mixed", unmixed),
@@ -305,62 +302,6 @@ fn fills() {
     pair.end();
 }
 
-fn fails_first() {
-    let pair = Pair::start(&[AT_ONCE], &[]);
-    let client = pair.racing.client();
-    for first in ["local exit", "remote exit"] {
-        let order = stubborn();
-        let action = order.upload(&client);
-        let running = client.execute(&action);
-        let (here, there) = pair.gates(order.word());
-        let (fails, hangs) = if first.starts_with("local") { (here, there) } else { (there, here) };
-        fails.say(first);
-        let response = running.response();
-        assert_eq!(code(response.status.as_ref()), Code::Ok, "{response:?}");
-        let result = response.result.unwrap();
-        assert_eq!((result.exit_code, client.stdout(&result)), (3, format!("{first}\n")));
-        until_gone(order.word());
-        drop(hangs);
-        assert_eq!(client.cached(&action), None, "a failure was kept");
-    }
-    drop(client);
-    pair.end();
-}
-
-fn fails_other() {
-    let pair = Pair::start(&[AT_ONCE, "--race", "failure=other"], &[]);
-    let client = pair.racing.client();
-    for (here_says, there_says) in [("local exit", "remote"), ("local", "remote exit")] {
-        let order = told();
-        let running = begin(&client, &order);
-        let (here, there) = pair.gates(order.word());
-        let (first, second, good) = match here_says.contains("exit") {
-            true => ((here, here_says), (there, there_says), "remote"),
-            false => ((there, there_says), (here, here_says), "local"),
-        };
-        first.0.say(first.1);
-        until("the first one has failed", || {
-            let daemon = if good == "local" { &pair.cluster } else { &pair.racing };
-            pids_below(daemon, order.word()).is_empty()
-        });
-        second.0.say(second.1);
-        check_told(&client, &running.response(), good);
-    }
-    let order = told();
-    let running = begin(&client, &order);
-    let (here, there) = pair.gates(order.word());
-    here.say("local exit");
-    there.say("remote exit");
-    let response = running.response();
-    let result =
-        response.result.unwrap_or_else(|| panic!("D04: no error of the action: {:?}", response.status));
-    assert_eq!(result.exit_code, 3);
-    let said = client.stdout(&result);
-    assert!(said == "local exit\n" || said == "remote exit\n", "{said:?}");
-    drop(client);
-    pair.end();
-}
-
 fn leaves() {
     let pair = Pair::start(&[AT_ONCE], &[]);
     let client = pair.racing.client();
@@ -374,54 +315,6 @@ fn leaves() {
     until("nothing runs there", || counters(&pair.there, &["running", "queued"]) == [0, 0]);
     drop(gates);
     assert_eq!(client.cached(&action), None);
-    drop(client);
-    pair.end();
-}
-
-fn killed() {
-    let pair = Pair::start(&[AT_ONCE, "--experimental_dynamic_ignore_local_signals=9"], &[]);
-    let client = pair.racing.client();
-    let order = told();
-    let running = begin(&client, &order);
-    let (here, there) = pair.gates(order.word());
-    here.say("kill");
-    until("nothing of it runs here", || pids_below(&pair.racing, order.word()).is_empty());
-    there.say("remote");
-    check_told(&client, &running.response(), "remote");
-    drop(client);
-    pair.end();
-    // What is not listed is a failure as any other.
-    let pair = Pair::start(&[AT_ONCE], &[]);
-    let client = pair.racing.client();
-    let order = told();
-    let running = begin(&client, &order);
-    let (here, there) = pair.gates(order.word());
-    here.say("kill");
-    let result = running.response().result.unwrap();
-    assert_eq!((result.exit_code, client.stdout(&result)), (137, "kill\n".to_owned()));
-    until_gone(order.word());
-    drop((there, client));
-    pair.end();
-}
-
-fn out_of_memory() {
-    let pair = Pair::start(&[AT_ONCE], &[]);
-    let client = pair.racing.client();
-    let order = told().property("fulgurite-memory-bytes", &(64u64 << 20).to_string());
-    let running = begin(&client, &order);
-    let (here, there) = pair.gates(order.word());
-    here.say("memory");
-    until("nothing of it runs here", || pids_below(&pair.racing, order.word()).is_empty());
-    there.say("remote");
-    check_told(&client, &running.response(), "remote");
-    // If neither has enough, that is what is told.
-    let order = told().property("fulgurite-memory-bytes", &(64u64 << 20).to_string());
-    let running = begin(&client, &order);
-    let (here, there) = pair.gates(order.word());
-    there.say("memory");
-    until("nothing of it runs there", || pids_below(&pair.cluster, order.word()).is_empty());
-    here.say("memory");
-    assert_eq!(code(running.response().status.as_ref()), Code::ResourceExhausted);
     drop(client);
     pair.end();
 }

@@ -293,7 +293,7 @@ impl Racing {
         let is_good = execution.verdict == Verdict::Exited && execution.result.exit_code == 0;
         let may = is_good && !job.action.do_not_cache && !execution.result.usage.is_uncacheable;
         if winner == Some(Side::Local) && may && self.options.upload_local_results {
-            let (store, action) = (self.store.clone(), job.action_digest);
+            let (store, action) = (self.store.clone(), (job.action_digest, job.action.command_digest));
             let mut result = execution.result.clone();
             // Of no use elsewhere.
             result.usage.race = None;

@@ -14,6 +14,7 @@ pub const ALONE: &[Alone] = &[
     ("racing::d12_no_byte_of_the_loser_is_in_the_tree", no_byte_of_the_loser),
     ("racing::d08_an_interrupted_run_leaves_nothing", interrupted),
     ("racing::runs_choose_where", runs_choose),
+    ("racing::d01_d05_mnemonics_choose_where", mnemonics_choose),
     ("racing::remote_alone_says_so_to_a_run", remote_alone),
 ];
 
@@ -164,22 +165,48 @@ fn interrupted() {
     pair.end();
 }
 
+/// Runs an action that must come to one side only.
+fn runs_on_one(pair: &Pair, tree: &Tree, options: &[&str], side: &str) {
+    let daemon = if side == "local" { &pair.racing } else { &pair.cluster };
+    let word = word();
+    let mut command = tree.command(options, TOLD, &word);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    gate(daemon, &word).say(side);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), text(&out)), (Some(0), (format!("{side}\n"), String::new())));
+    assert_eq!(tree.seen().out, format!("{side}\n"));
+    assert_eq!(counter(&pair.here, &format!("{side} wins")), 1);
+    assert_eq!(counter(&pair.here, "raced"), 0, "it started on both sides");
+}
+
 fn runs_choose() {
     let pair = Pair::start(&[AT_ONCE], &[]);
     let tree = Tree::new(&pair.here);
-    for (strategy, daemon, wins) in
-        [("local", &pair.racing, "local wins"), ("remote", &pair.cluster, "remote wins")]
-    {
-        let word = word();
-        let mut command = tree.command(&["--exec-strategy", strategy], TOLD, &word);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        gate(daemon, &word).say(strategy);
-        let out = child.wait_with_output().unwrap();
-        assert_eq!((out.status.code(), text(&out)), (Some(0), (format!("{strategy}\n"), String::new())));
-        assert_eq!(tree.seen().out, format!("{strategy}\n"));
-        assert_eq!(counter(&pair.here, wins), 1);
+    for side in ["local", "remote"] {
+        runs_on_one(&pair, &tree, &["--exec-strategy", side], side);
     }
-    assert_eq!((counter(&pair.here, "raced"), counter(&pair.there, "runs")), (0, 1));
+    assert_eq!(counter(&pair.there, "runs"), 1);
+    pair.end();
+}
+
+fn mnemonics_choose() {
+    let lists = [
+        // The last one counts.
+        "--dynamic_remote_strategy=Here=remote",
+        "--dynamic_remote_strategy=Here=",
+        "--dynamic_local_strategy=There=standalone",
+        "--dynamic_local_strategy=Nowhere=standalone",
+        "--dynamic_remote_strategy=Nowhere=",
+    ];
+    let pair = Pair::start(&[&[AT_ONCE], &lists[..]].concat(), &[]);
+    let tree = Tree::new(&pair.here);
+    for (mnemonic, side) in [("Here", "local"), ("There", "remote")] {
+        runs_on_one(&pair, &tree, &["--mnemonic", mnemonic], side);
+    }
+    let out = tree.command(&["--mnemonic", "Nowhere"], "true", &word()).output().unwrap();
+    let (_, said) = text(&out);
+    let wanted = "No usable dynamic_local_strategy or dynamic_remote_strategy found for action Nowhere";
+    assert_eq!((out.status.code(), said.contains(wanted)), (Some(125), true), "{said}");
     pair.end();
 }
 
