@@ -21,6 +21,8 @@ run() {
 run conformance "$here/conformance.sh" --start "$kind"
 run bazel "$here/bazel.sh" --start "$bazel_kind"
 run second "$here/second.sh" --start "$kind"
+# Nobody else's server here keeps workers.
+[ "$kind" != fulgurite ] || run workers "$here/workers.sh" --start "$kind"
 if [ "${#failed[@]}" -gt 0 ]; then
   printf '\nFAILED: %s\n' "${failed[*]}"
   exit 1

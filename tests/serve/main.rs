@@ -22,6 +22,7 @@ mod poisoning;
 mod refusals;
 mod starting;
 mod workers;
+mod workers_many;
 
 use client::Client;
 use daemon::{Daemon, Home};
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         disk::ALONE,
         local::ALONE,
         workers::ALONE,
+        workers_many::ALONE,
         deaths(),
     ];
     let mut trials = Vec::new();
