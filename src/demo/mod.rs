@@ -16,11 +16,8 @@ pub mod build;
 pub mod error;
 pub mod java;
 pub mod java_units;
-<<<<<<< HEAD
 pub mod java_worker;
-=======
 pub mod race;
->>>>>>> benchrace
 pub mod report;
 pub mod units;
 pub mod workshop;

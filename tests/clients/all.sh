@@ -22,6 +22,8 @@ run conformance "$here/conformance.sh" --start "$kind"
 run bazel "$here/bazel.sh" --start "$bazel_kind"
 run second "$here/second.sh" --start "$kind"
 [ "$kind" != fulgurite ] || run race "$here/race.sh" --start
+# Nobody else's server here keeps workers.
+[ "$kind" != fulgurite ] || run workers "$here/workers.sh" --start "$kind"
 if [ "${#failed[@]}" -gt 0 ]; then
   printf '\nFAILED: %s\n' "${failed[*]}"
   exit 1

@@ -323,6 +323,15 @@ impl Running {
         Ok(reapi::ExecuteResponse::decode(any.value.as_slice()).unwrap())
     }
 
+    /// As [`Running::response`], and that nothing comes after it.
+    pub fn only_response(mut self) -> reapi::ExecuteResponse {
+        while !self.last.done {
+            assert!(self.step().unwrap(), "the stream ends before the operation");
+        }
+        assert!(!self.step().unwrap(), "a second answer: {:?}", self.last);
+        self.try_response().unwrap()
+    }
+
     pub fn response(self) -> reapi::ExecuteResponse {
         self.try_response().unwrap()
     }

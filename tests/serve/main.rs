@@ -24,6 +24,7 @@ mod refusals;
 mod remote;
 mod starting;
 mod workers;
+mod workers_many;
 
 use client::Client;
 use daemon::{Daemon, Home};
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         disk::ALONE,
         local::ALONE,
         workers::ALONE,
+        workers_many::ALONE,
         deaths(),
     ];
     let mut trials = Vec::new();

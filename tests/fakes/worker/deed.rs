@@ -54,8 +54,9 @@ pub fn signal(number: u64) -> ! {
 
 /// Stops, until somebody lets it go on.
 pub fn stop() {
-    // SAFETY: two integers; the process stops, which is wanted.
-    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+    // To this thread: by kill(2) another one may take it, and this one would go on for a while and reply.
+    // SAFETY: an integer; the process stops, which is wanted.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }
 
 /// SIGTERM does nothing any more.
