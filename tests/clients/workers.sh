@@ -47,7 +47,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-wanted() { case " ${ONLY:-proto json multiplex failing protocol kill tools node} " in *" $1 "*) ;; *) return 1 ;; esac; }
+only=${ONLY:-proto json multiplex failing protocol kill tools node}
+wanted() { case " $only " in *" $1 "*) ;; *) return 1 ;; esac; }
 # The code comes before the reason, because a `$(...)` in the reason would change `$?`.
 step() { # NAME CODE WHY-NOT
   if [ "$2" -eq 0 ]; then
@@ -58,7 +59,7 @@ step() { # NAME CODE WHY-NOT
   fi
 }
 
-# --- the workspace -----------------------------------------------------------------------------------------------------
+# --- the workspace ---------------------------------------------------------------------------------------------------
 
 rules() {
   cat <<'STARLARK'
@@ -197,7 +198,7 @@ prepare() {
   sources 0
 }
 
-# --- observing ---------------------------------------------------------------------------------------------------------
+# --- observing -------------------------------------------------------------------------------------------------------
 
 manifest() { # GROUP [COUNT]: the digests of its outputs, by number
   local number ending=jar
@@ -217,7 +218,8 @@ remote() { # GROUP TARGET: a build by the server, with nothing from its cache
 # Of the last build of the group, by Python over `d`.
 told() { # GROUP EXPRESSION
   "$venv/bin/python" "$clients/bazel/details.py" "$scratch/$1.grpc" >"$scratch/$1.json"
-  "$venv/bin/python" -c 'import json, sys; d = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$scratch/$1.json" "$2"
+  "$venv/bin/python" -c 'import json, sys; d = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' \
+    "$scratch/$1.json" "$2"
 }
 
 # Workers that were ever started. Its log is read only where the server is ours.
@@ -240,7 +242,7 @@ jvms() {
   done
 }
 
-# --- steps -------------------------------------------------------------------------------------------------------------
+# --- steps -----------------------------------------------------------------------------------------------------------
 
 # What Bazel makes of the same by itself, without any worker.
 local_build() {
@@ -311,7 +313,7 @@ protocol() {
   step unknown-protocol-builds $? 'the build failed'
   diff <(head -n 2 "$scratch/outputs.local") <(manifest smoke 2) >"$scratch/difference"
   step unknown-protocol-outputs-equal-local $? 'digests differ'
-  [ "$(told smoke 'd["by_workers"] == 0 and len(d["one_shot"]) == 2 and all("smoke" in why for why in d["one_shot"])')" = True ]
+  [ "$(told smoke '(d["by_workers"], ["smoke" in why for why in d["one_shot"]]) == (0, [True, True])')" = True ]
   step unknown-protocol-runs-one-shot $? "$(cat "$scratch/smoke.json")"
 }
 

@@ -8,7 +8,7 @@
 //!   draw ─ Plain, Leave ─► its own input comes back, by a worker that saw no other's
 //!     ├─── Refuse ───────► the exit code that it asked for
 //!     ├─── Crash, Junk ──► once more on a fresh worker, and then an end that says what the worker did
-//!     ├─── Mortal ───────► the worker dies at its second request: as Plain, since on the next it is the first
+//!     ├─── Mortal ───────► the worker dies at its second request: as Plain, as the next worker's first
 //!     ├─── Hang ─────────► DEADLINE_EXCEEDED
 //!     └─── Cancel ───────► CANCELLED, or the right answer where that was faster
 //! ```
@@ -138,7 +138,13 @@ impl Case {
             ),
             Fate::Mortal => startup.push("--fault=exit@2".to_owned()),
             Fate::Hang => {
-                orders.push(dice.pick(&["--fault=hang", "--fault=stop", "--fault=half"]).to_owned());
+                // In multiplex only the one request: whoever shares a stopped process waits as long as itself may.
+                let faults: &[&str] = if multiplex {
+                    &["--fault=hang"]
+                } else {
+                    &["--fault=hang", "--fault=stop", "--fault=half"]
+                };
+                orders.push(dice.pick(faults).to_owned());
             }
             Fate::Cancel => {
                 orders.insert(

@@ -164,7 +164,7 @@ impl Inner {
         };
         let effects = board.machine.handle(event, now);
         self.perform(board, effects, gone);
-        let due = board.machine.due(now);
+        let due = board.machine.due();
         if due.is_some_and(|due| board.planned.is_none_or(|planned| due < planned)) {
             self.sooner.notify_all();
         }
@@ -201,11 +201,11 @@ impl Inner {
                 board = self.lock();
                 continue;
             }
-            if board.machine.due(now).is_some_and(|due| due <= now) {
+            if board.machine.due().is_some_and(|due| due <= now) {
                 self.event_on(&mut board, Event::Tick);
                 continue;
             }
-            let until = board.machine.due(now).map_or(look_at, |due| due.min(look_at));
+            let until = board.machine.due().map_or(look_at, |due| due.min(look_at));
             board.planned = Some(until);
             let wait = until.saturating_sub(now);
             board = self.sooner.wait_timeout(board, wait).unwrap_or_else(PoisonError::into_inner).0;

@@ -8,7 +8,7 @@ use std::time::Duration;
 impl Machine {
     /// When there is something to do if nothing happens until then.
     #[must_use]
-    pub fn due(&self, now: Duration) -> Option<Duration> {
+    pub fn due(&self) -> Option<Duration> {
         let idle = |worker: &super::Worker| {
             let after = if worker.frozen { self.limits.idle_max } else { self.limits.freeze_after };
             worker.is_idle().then(|| worker.idle_since.saturating_add(after.min(self.limits.idle_max)))
@@ -25,8 +25,8 @@ impl Machine {
         let waiting = waiting.flat_map(|request| {
             let pause = self.crashes.get(&request.submission.key).map(|crashes| crashes.not_before);
             let patience = request.since.saturating_add(self.limits.wait_max);
-            // What is over has had its tick.
-            [Some(patience), pause.filter(|pause| *pause > now)]
+            // One that was over at the last event held nobody up then; one that is over since is due, however late.
+            [Some(patience), pause.filter(|pause| *pause > self.handled)]
         });
         self.workers.values().filter_map(idle).chain(flights).chain(waiting.flatten()).min()
     }

@@ -43,6 +43,8 @@ pub struct Machine {
     next_worker: u64,
     uses: u64,
     draining: bool,
+    /// The time of the last event.
+    handled: Duration,
     effects: Vec<Effect>,
 }
 
@@ -139,6 +141,7 @@ impl Machine {
             next_worker: 1,
             uses: 0,
             draining: false,
+            handled: Duration::ZERO,
             effects: Vec::new(),
         }
     }
@@ -161,6 +164,7 @@ impl Machine {
             Event::Drain => self.drain(),
         }
         self.pump(now);
+        self.handled = now;
         std::mem::take(&mut self.effects)
     }
 

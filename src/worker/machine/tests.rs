@@ -111,7 +111,7 @@ fn a_crash_costs_one_retry_and_then_the_request() {
     assert_eq!(scene.event(Event::Gone(second, "again".to_owned())), [end(2, crashed)]);
     // The key has crashed twice in a row: the next start waits.
     assert_eq!(scene.submit(1, 1, false, false), []);
-    let due = scene.machine.due(scene.now).unwrap();
+    let due = scene.machine.due().unwrap();
     assert_eq!(scene.tick(due - scene.now), [start(3, 3)]);
 }
 
@@ -154,7 +154,7 @@ fn a_hung_request_ends_at_its_deadline_and_its_neighbours_go_on() {
     scene.event(Event::Started(one)).clear();
     scene.now += 5 * SECOND;
     scene.submit(1, 1, true, false).clear();
-    assert_eq!(scene.machine.due(scene.now), Some(10 * SECOND));
+    assert_eq!(scene.machine.due(), Some(10 * SECOND));
     assert_eq!(scene.tick(5 * SECOND), [end(1, RequestEnd::TimedOut(10 * SECOND))]);
     assert_eq!(scene.event(Event::Answered(one, 2)), [end(2, RequestEnd::Answered)]);
     assert_eq!(scene.event(Event::Released(one, 2)), [Effect::Kill(one, StopReason::Hung)]);
@@ -175,7 +175,7 @@ fn canceled_callers_are_free_at_once() {
     // Not in time.
     assert_eq!(scene.submit(1, 1, false, true), [assign(2, one, 0, 0)]);
     scene.event(Event::Cancel(RequestId(2))).clear();
-    assert_eq!(scene.machine.due(scene.now), Some(5 * SECOND));
+    assert_eq!(scene.machine.due(), Some(5 * SECOND));
     assert_eq!(scene.tick(5 * SECOND), [Effect::Kill(one, StopReason::Hung)]);
     scene.event(Event::Gone(one, String::new())).clear();
     // It knows none, and may go on for a while.
@@ -201,7 +201,7 @@ fn idle_workers_are_frozen_then_stopped() {
     scene.event(Event::Answered(one, 0)).clear();
     scene.event(Event::Released(one, 0)).clear();
     scene.tick(5 * SECOND).clear();
-    let ttl = scene.machine.due(scene.now).unwrap() - scene.now;
+    let ttl = scene.machine.due().unwrap() - scene.now;
     let stop = Effect::Stop(one, StopReason::Idle(15 * 60 * SECOND));
     assert_eq!(scene.tick(ttl), [Effect::Thaw(one), stop]);
 }

@@ -1,7 +1,8 @@
 """What Bazel's log of its calls says of who made the results: details.py GRPC-LOG
 
-The server's ExecutionDetails are in the responses as they came, so that they are found by the name of their type. Prints
-one object of JSON: `workers` (number: requests served, with worker 0 for none), `results` and the reasons in `one_shot`.
+The server's ExecutionDetails are in the responses as they came, so that they are found by the name of their type.
+Prints one object of JSON: `results`, how many are `by_workers`, `workers` (number: requests served), and for the others
+why there was no worker (`one_shot`).
 """
 import json
 import sys
@@ -59,7 +60,8 @@ def main(path):
         else:
             alone.append(found.get(ONE_SHOT_BECAUSE, b"").decode())
     by_workers = {str(number): len(requests) for number, requests in sorted(served.items())}
-    print(json.dumps({"results": results, "by_workers": sum(by_workers.values()), "workers": by_workers, "one_shot": alone}))
+    made = sum(by_workers.values())
+    print(json.dumps({"results": results, "by_workers": made, "workers": by_workers, "one_shot": alone}))
 
 
 main(sys.argv[1])

@@ -236,7 +236,7 @@ impl World {
                 self.deed(Deed::Release(0));
             } else {
                 let now = self.scene.now;
-                let due = self.scene.machine.due(now).expect("nothing will ever happen, and somebody waits");
+                let due = self.scene.machine.due().expect("nothing will ever happen, and somebody waits");
                 self.scene.now = due.max(now + Duration::from_millis(1));
                 self.event(Event::Tick);
             }
