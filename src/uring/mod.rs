@@ -9,7 +9,7 @@
 //! io_uring is refused, the same tasks run over epoll.
 //!
 //! Invariants: whatever a peer does or leaves undone blocks neither the thread nor another peer; queues are bounded
-//! ([`limits`]); buffers and descriptors that the kernel uses belong to the operation until it has ended ([`buffer`]).
+//! (`limits`); buffers and descriptors that the kernel uses belong to the operation until it has ended (`buffer`).
 //! Limits: a peer that floods its listener with messages is the listener's matter; SIGPIPE is taken to be ignored, as
 //! Rust programs have it.
 

@@ -241,7 +241,7 @@ impl Views {
     /// Starts the thread that detaches what was taken away, if that can be had.
     ///
     /// # Safety
-    /// As [`Sweeper::start`].
+    /// As `Sweeper::start`.
     pub unsafe fn start(&self, sweeper: &mut Sweeper) {
         if rustix::process::fchdir(self.cellar.store()).is_ok() {
             // SAFETY: the caller vouches for it.

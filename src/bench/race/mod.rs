@@ -14,7 +14,7 @@
 //! | [`site`] | two machines on one: half of the processors each; one build |
 //! | [`shape`] | the network between them: a proxy of ours with delay, jitter, loss and an end |
 //! | [`abort`] | the end of losers |
-//! | [`table`] | for people |
+//! | `table` | for people |
 //!
 //! Invariants: every object of every build is the plain build's, byte by byte but for the build's number, or the row
 //! is a failure; all policies of a round meet the same network, the same remote and the same load.

@@ -68,7 +68,7 @@ fn bit_of(signal: i32) -> u64 {
 pub enum Event {
     /// The race begins.
     Begin,
-    /// The time of [`State::wake_at`] has come.
+    /// The time of [`State::wake_at`](super::State::wake_at) has come.
     Tick,
     /// The local branch was admitted.
     Admitted,
