@@ -1,7 +1,7 @@
-//! How long a loser lives: from the claim of a remote branch to the quiet of a local one of 50 busy processes.
+//! How long a loser lives: from the claim of a remote branch to the quiet of a local one of 50 processes.
 //!
 //! ```text
-//!   local    sandbox: a shell and 49 more, each says "up" and then computes ─────────────┤killed ──► quiet
+//!   local    sandbox: a shell and 49 more, each says "up", then waits or computes ──────┤killed ─► quiet
 //!   remote   waits until all are up ─► has a result ─► claim ─► abort ─► publish
 //! ```
 //! The race is that of the daemon ([`crate::race::drive`]) with a real sandbox; only the remote's result is made up.
@@ -43,6 +43,34 @@ const STARTING: Duration = Duration::from_secs(30);
 /// How often it is looked whether they are.
 const LOOK_EACH: Duration = Duration::from_millis(1);
 
+/// What a loser does until its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Its processes wait, as those of a build that waits for files.
+    Waiting,
+    /// Each of its processes computes.
+    Computing,
+}
+
+impl Doing {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Doing::Waiting => "waiting",
+            Doing::Computing => "computing",
+        }
+    }
+
+    /// For a shell, without end.
+    fn script(self) -> &'static str {
+        match self {
+            Doing::Waiting => "exec sleep 1000",
+            Doing::Computing => "while :; do :; done",
+        }
+    }
+}
+
 /// Nothing: the result of a race in which only the end matters.
 struct Nothing;
 
@@ -54,6 +82,7 @@ struct Loser {
     runtime: Arc<Runtime>,
     pool: Arc<Pool>,
     said: File,
+    doing: Doing,
 }
 
 struct Winner {
@@ -64,12 +93,17 @@ struct Winner {
 ///
 /// # Errors
 /// No sandbox, no files; or a race that went otherwise.
-pub fn measure(runtime: &Arc<Runtime>, directory: &Path, losers: usize) -> Result<CaseReport, BenchError> {
+pub fn measure(
+    runtime: &Arc<Runtime>,
+    directory: &Path,
+    losers: usize,
+    doing: Doing,
+) -> Result<CaseReport, BenchError> {
     find_program("sh", "install a shell")?;
     let options = PoolOptions { sandboxes_max: 2, idle_max: 2 };
     let pool = Arc::new(Pool::new(runtime.clone(), options).map_err(BenchError::file("start a thread"))?);
     pool.prepare(&SandboxSpec::default(), 2)?;
-    let measured = all(runtime, &pool, directory, losers);
+    let measured = all(runtime, &pool, directory, losers, doing);
     if let Some(pool) = Arc::into_inner(pool) {
         pool.stop()?;
     }
@@ -87,7 +121,10 @@ pub fn measure(runtime: &Arc<Runtime>, directory: &Path, losers: usize) -> Resul
     ];
     Ok(CaseReport {
         name: "abort".to_owned(),
-        params: BTreeMap::from([("processes", LOSER_PROCESSES.to_string())]),
+        params: BTreeMap::from([
+            ("doing", doing.name().to_owned()),
+            ("processes", LOSER_PROCESSES.to_string()),
+        ]),
         n: quiet.len(),
         p50_us: Some(tenths(median(&quiet))),
         p95_us: Some(tenths(percentile(&quiet, 95))),
@@ -102,6 +139,7 @@ fn all(
     pool: &Arc<Pool>,
     directory: &Path,
     losers: usize,
+    doing: Doing,
 ) -> Result<Vec<Report>, BenchError> {
     let course = Course {
         gate: Arc::new(LocalGate::new(1, 1)),
@@ -125,7 +163,7 @@ fn all(
                 low_pass: false,
                 sole: false,
             },
-            local: Some(Box::new(Loser { runtime: runtime.clone(), pool: pool.clone(), said })),
+            local: Some(Box::new(Loser { runtime: runtime.clone(), pool: pool.clone(), said, doing })),
             remote: Some(Box::new(Winner { said: read })),
             debug: false,
         };
@@ -177,9 +215,9 @@ impl Loser {
         if let Some(killer) = lease.killer() {
             cancel.arm(move || killer.kill());
         }
+        let doing = self.doing.script();
         let script = format!(
-            "i=1; while [ $i -lt {LOSER_PROCESSES} ]; do (echo up; while :; do :; done) & i=$((i+1)); done; \
-             echo up; while :; do :; done"
+            "i=1; while [ $i -lt {LOSER_PROCESSES} ]; do (echo up; {doing}) & i=$((i+1)); done; echo up; {doing}"
         );
         let script = CString::new(script).map_err(|error| error.to_string())?;
         let null = File::open("/dev/null").map_err(|error| format!("cannot open /dev/null: {error}"))?;

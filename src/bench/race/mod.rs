@@ -6,7 +6,7 @@
 //!     round 2:  …
 //!       wall of each ÷ the better of local-only and remote-only in the same round, then the median
 //!       CPU of both sides beyond the cheaper of these two: what was wasted, against always racing
-//!   abort: from a remote claim to the quiet of a loser of 50 busy processes
+//!   abort: from a remote claim to the quiet of a loser of 50 processes, waiting or computing
 //! ```
 //! | file | what it is |
 //! |---|---|
@@ -37,6 +37,7 @@ use super::progress;
 use super::report::{CaseReport, HostReport, Report};
 use super::scratch::Scratch;
 use super::statistics::{median, paired_ratio, shuffled, thousandths};
+use abort::Doing;
 use fulgurite_sandbox::runtime::Runtime;
 use indicatif::ProgressBar;
 use shape::Shape;
@@ -201,7 +202,9 @@ pub fn run(runtime: &Arc<Runtime>, wanted: &RaceBench) -> Result<Report, BenchEr
     }
     if wanted.aborts > 0 {
         bar.set_message("abort");
-        cases.push(abort::measure(runtime, scratch.path(), wanted.aborts)?);
+        for doing in [Doing::Waiting, Doing::Computing] {
+            cases.push(abort::measure(runtime, scratch.path(), wanted.aborts, doing)?);
+        }
     }
     bar.finish_and_clear();
     Ok(Report { bench: "race", host, cases })

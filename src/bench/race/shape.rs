@@ -114,27 +114,30 @@ async fn serve(listener: TcpListener, server: PathBuf, shape: Shape, mut ended: 
 }
 
 async fn connection(
-    near: TcpStream,
+    mut near: TcpStream,
     server: PathBuf,
     shape: Shape,
     seed: u64,
     mut ended: watch::Receiver<bool>,
 ) {
-    let Ok(far) = UnixStream::connect(&server).await else { return };
+    let Ok(mut far) = UnixStream::connect(&server).await else { return };
     // A segment that waits for company would add a delay that is not ours.
     let _ = near.set_nodelay(true);
-    // Dropped before it has ended, it is reset.
-    let _ = near.set_zero_linger();
-    let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-    tokio::select! {
+    // Halves that are borrowed: owned ones would say a proper end when they are dropped.
+    let ((near_read, near_write), (far_read, far_write)) = (near.split(), far.split());
+    let is_cut = tokio::select! {
         biased;
-        _ = ended.changed() => {}
+        _ = ended.changed() => true,
         _ = async {
             tokio::join!(
                 direction(near_read, far_write, shape, seed),
                 direction(far_read, near_write, shape, seed + 1)
             )
-        } => {}
+        } => false,
+    };
+    if is_cut {
+        // Closed like this, it is reset.
+        let _ = near.set_zero_linger();
     }
 }
 

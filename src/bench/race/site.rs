@@ -250,6 +250,8 @@ impl Way<'_> {
             }
             Ok::<_, BenchError>(built)
         })?;
+        // First its connections are closed, which the daemon would wait for.
+        drop(tokio);
         racing.stop()?;
         Ok(built)
     }

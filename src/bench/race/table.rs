@@ -65,10 +65,11 @@ fn row(text: &mut String, case: &CaseReport) {
 fn abort(text: &mut String, case: &CaseReport) {
     let ms = |value: Option<f64>| value.map_or(0.0, |value| value / 1000.0);
     let part = |name: &str| case.parts.get(name).copied();
-    let processes = case.params.get("processes").map_or("", String::as_str);
+    let param = |key: &str| case.params.get(key).map_or("", String::as_str);
+    let (processes, doing) = (param("processes"), param("doing"));
     let _ = writeln!(
         text,
-        "\nabort: remote claims against {} losers of {processes} busy processes each\n  \
+        "\nabort: remote claims against {} losers of {processes} {doing} processes each\n  \
          until published: p50 {:.2} ms, p99 {:.2} ms; until the loser was quiet: p50 {:.1} ms, p99 {:.1} ms",
         case.n,
         ms(part("published_p50_us")),
