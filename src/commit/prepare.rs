@@ -21,8 +21,8 @@ use crate::stage::beneath::{self, Way};
 use crate::stage::replicate::Replicator;
 use crate::stage::{Fault, TreeError};
 
-/// Outputs that need only a claim and renames. Call [`publish`](super::publish) or [`Prepared::discard`]: what is merely
-/// dropped leaves its temporary names to the next recovery.
+/// Outputs that need only a claim and renames. Call [`publish`](super::publish) or [`Prepared::discard`]: what is
+/// merely dropped leaves its temporary names to the next recovery.
 #[derive(Debug)]
 #[must_use = "prepared outputs are to be published, or discarded when another branch has won"]
 pub struct Prepared {
