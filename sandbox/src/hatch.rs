@@ -27,6 +27,13 @@ impl InitProcess {
         let patience = Timespec { tv_sec: READY_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         while let Err(Errno::INTR) = poll(&mut events, Some(&patience)) {}
     }
+
+    /// Whether it is gone, or about to be waited for by its zygote.
+    pub fn has_ended(&self) -> bool {
+        let mut events = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut events, Some(&now)).is_ok_and(|count| count > 0)
+    }
 }
 
 impl Drop for InitProcess {

@@ -401,6 +401,10 @@ impl Sandbox {
         }
         self.state = State::Broken;
         match receive_until(self.control.as_fd(), Some(Instant::now() + READY_PATIENCE)) {
+            // It may have said so before somebody killed it.
+            Ok(Some(FromInit::Ready)) if self.init.has_ended() => {
+                Err(SandboxError::Ended { what: "wait for the sandbox" })
+            }
             Ok(Some(FromInit::Ready)) => {
                 if let Ok(cgroup) = self.seat.cgroup.as_mut() {
                     cgroup.rebase()?;

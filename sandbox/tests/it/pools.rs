@@ -6,7 +6,7 @@ use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Lease, Pool, PoolOptions};
 use fulgurite_sandbox::sandbox::Action;
 use fulgurite_sandbox::spec::SandboxSpec;
-use fulgurite_sandbox::testing::settles;
+use fulgurite_sandbox::testing::{is_alive, settles};
 use libtest_mimic::Failed;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -131,6 +131,7 @@ fn one_that_died_is_replaced(fixture: &Fixture) -> Checked {
             runs(&mut lease, "true")?;
             drop(lease);
             rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+            check(settles(PATIENCE, || !is_alive(init)), "it lives on")?;
         }
         let mut next = pool.lease(&fixture.spec())?;
         check(init_of(&next) != init, "the dead one again")?;
