@@ -89,10 +89,10 @@ pub struct RaceArgs {
     /// Signals of a local command that leave the decision to remote
     #[arg(long, value_name = "[MNEMONIC=]LIST")]
     pub experimental_dynamic_ignore_local_signals: Vec<String>,
-    /// Local commands may run in place without holding the outputs
+    /// Taken, and of no effect here: no local branch holds the outputs, and none runs in place
     #[arg(long, value_name = "[MNEMONIC=]BOOL")]
     pub experimental_local_lockfree_output: Vec<String>,
-    /// Tools are built by the remote side alone
+    /// Taken, and of no effect yet: no client says which actions build tools
     #[arg(long, value_name = "[MNEMONIC=]BOOL")]
     pub experimental_dynamic_exclude_tools: Vec<String>,
     /// Log what happens to each race

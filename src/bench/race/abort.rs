@@ -249,6 +249,7 @@ impl RemoteBranch<Nothing> for Winner {
         let begun = Instant::now();
         let up = || self.said.metadata().map_or(0, |data| data.len());
         while up() < wanted && begun.elapsed() < STARTING {
+            // The losers append to a file, which gives no event through an overlay; this wait is not measured.
             std::thread::sleep(LOOK_EACH);
         }
         let end = match up() >= wanted && desk.answer(CacheAnswer::Hit) {

@@ -157,6 +157,7 @@ impl Machine {
         let mut daemon = Daemon::connect(&self.socket).await.map_err(failed)?;
         let begun = Instant::now();
         loop {
+            // The status has no event for the end of a loser; the wait is outside of the wall time.
             tokio::time::sleep(SETTLING).await;
             let status = daemon.status().await.map_err(failed)?;
             if (status.running == 0 && status.queued == 0) || begun.elapsed() > PATIENCE {

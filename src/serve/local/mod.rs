@@ -7,9 +7,10 @@
 //! Invariants: only the daemon's own user may call it, and only by a Unix socket, for what it reads and writes is done
 //! with the daemon's rights; outputs appear all at once or not at all, and only what the result names; closing the call
 //! cancels the run; nothing is published for a caller who has left before the publishing began.
-//! Limits: what is special to `fulgurite run` without a daemon (`rootfs`, `writable`, standalone, keeping a sandbox) is
-//! refused by name; standard output and error come when the command has ended; a mount that was made in the exec root
-//! after the daemon's start is not seen by it.
+//! Limits: inputs are not pinned between their import and the run, so that in a store that is far too small a run can
+//! fail for a missing blob, and says so; what is special to `fulgurite run` without a daemon (`rootfs`, `writable`,
+//! standalone, keeping a sandbox) is refused by name; standard output and error come when the command has ended; a
+//! mount that was made in the exec root after the daemon's start is not seen by it.
 
 mod deliver;
 mod request;
