@@ -1,6 +1,5 @@
 //! The local branch: any executor of this machine.
 
-use super::Once;
 use crate::action::{ActionResult, Timeline};
 use crate::commit::Side;
 use crate::exec::executor::{Execution, Executor, Job, Verdict, Watch};
@@ -34,21 +33,19 @@ impl Product for Execution {
 pub(super) struct Sandbox {
     pub(super) local: Arc<dyn Executor>,
     pub(super) job: Job,
-    pub(super) watch: Arc<Once>,
     pub(super) stash: Stash,
 }
 
-struct Told<'a>(&'a Once);
+/// The race has told of its start already.
+struct Unwatched;
 
-impl Watch for Told<'_> {
-    fn started(&self, timeline: &Timeline) {
-        self.0.begin(timeline);
-    }
+impl Watch for Unwatched {
+    fn started(&self, _: &Timeline) {}
 }
 
 impl LocalBranch<Execution> for Sandbox {
     fn run(self: Box<Self>, cancel: &Cancel) -> Ended<Execution> {
-        let execution = self.local.execute(&self.job, cancel, &Told(&self.watch));
+        let execution = self.local.execute(&self.job, cancel, &Unwatched);
         let cpu = execution.result.usage.user + execution.result.usage.system;
         let infrastructure = |why: String| {
             self.stash.put(execution.clone());

@@ -179,17 +179,12 @@ impl Racing {
         Ok(choice)
     }
 
-    fn race(&self, job: &Job, cancel: &Cancel, watch: &Arc<Once>, choice: &Choice) -> (Ran, Stash) {
+    fn race(&self, job: &Job, cancel: &Cancel, choice: &Choice) -> (Ran, Stash) {
         let knobs = &self.options.knobs;
         let mnemonic = job.mnemonic.as_str();
         let stash = Stash::default();
         let plan = choice.rules.plan;
-        let local = Sandbox {
-            local: self.local.clone(),
-            job: job.clone(),
-            watch: watch.clone(),
-            stash: stash.clone(),
-        };
+        let local = Sandbox { local: self.local.clone(), job: job.clone(), stash: stash.clone() };
         let remote = remote::Branch {
             cluster: self.cluster.for_action("", mnemonic, &job.action_digest),
             store: self.store.clone(),
@@ -202,8 +197,6 @@ impl Racing {
                 executes: self.options.remote == RemoteUse::Execute,
                 accept_cached: accepts_cached(job),
             },
-            queued: job.queued,
-            watch: watch.clone(),
             stash: stash.clone(),
         };
         let race = Race {
@@ -369,20 +362,6 @@ fn summary(report: &Report) -> RaceSummary {
     }
 }
 
-/// Tells of the start once, though two branches may start.
-pub(super) struct Once {
-    told: AtomicBool,
-    started: Mutex<Option<crate::action::Timeline>>,
-}
-
-impl Once {
-    fn begin(&self, timeline: &crate::action::Timeline) {
-        if !self.told.swap(true, Ordering::Relaxed) {
-            *self.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(*timeline);
-        }
-    }
-}
-
 impl Executor for Racing {
     fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
         let key = Self::key(job);
@@ -395,10 +374,9 @@ impl Executor for Racing {
                 };
             }
         };
-        // Branches may outlive the call: what they tell is told here, as soon as there is a race.
+        // Told once and here: two branches may start, and a loser may outlive the call.
         watch.started(&crate::action::Timeline { queued: Some(job.queued), ..Default::default() });
-        let once = Arc::new(Once { told: AtomicBool::new(false), started: Mutex::new(None) });
-        let (finished, stash) = self.race(job, cancel, &once, &choice);
+        let (finished, stash) = self.race(job, cancel, &choice);
         self.learn(&key, &finished.report);
         let winner = finished.report.winner();
         let execution = self.conclude(job, finished, &stash);

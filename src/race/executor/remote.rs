@@ -1,7 +1,7 @@
 //! The remote branch: the cluster's cache, and then the cluster.
 
-use super::{Once, Stash};
-use crate::action::{ActionResult, Timeline, Timestamp};
+use super::Stash;
+use crate::action::ActionResult;
 use crate::cas::Cas;
 use crate::exec::executor::{Execution, Verdict};
 use crate::race::branch::{BranchEnd, Cancel, Desk, Ended, RemoteBranch};
@@ -17,15 +17,11 @@ pub(super) struct Branch {
     pub(super) store: Cas,
     pub(super) runtime: Arc<Runtime>,
     pub(super) job: RemoteJob,
-    pub(super) queued: Timestamp,
-    pub(super) watch: Arc<Once>,
     pub(super) stash: Stash,
 }
 
 struct Reports<'a> {
     desk: &'a dyn Desk,
-    watch: &'a Once,
-    queued: Timestamp,
 }
 
 impl RemoteWatch for Reports<'_> {
@@ -34,21 +30,17 @@ impl RemoteWatch for Reports<'_> {
         self.desk.answer(if hit { CacheAnswer::Hit } else { CacheAnswer::Miss })
     }
 
-    fn stage(&self, stage: Stage) {
-        if stage == Stage::Executing {
-            self.watch.begin(&Timeline { queued: Some(self.queued), ..Timeline::default() });
-        }
-    }
+    fn stage(&self, _: Stage) {}
 }
 
 impl RemoteBranch<Execution> for Branch {
     fn run(self: Box<Self>, cancel: &Cancel, desk: &dyn Desk) -> Ended<Execution> {
-        let Branch { cluster, store, runtime, job, queued, watch, stash } = *self;
+        let Branch { cluster, store, runtime, job, stash } = *self;
         let given_up = Arc::new(Notify::new());
         let notify = given_up.clone();
         // A permit is kept for who waits later.
         cancel.arm(move || notify.notify_one());
-        let reports = Reports { desk, watch: &watch, queued };
+        let reports = Reports { desk };
         let ended = runtime.block_on(async {
             tokio::select! {
                 biased;
