@@ -51,9 +51,20 @@ impl Cellar {
 
     /// Moves a view here, with all that is mounted in it: no path leads to it any more.
     pub fn take(&mut self, view: BorrowedFd<'_>) -> Result<()> {
-        mount::attach(view, self.store.as_fd())?;
-        self.count += 1;
-        Ok(())
+        // Before Linux 6.16, move_mount(2) says EINVAL if the mount on top of the store is detached by the sweeper
+        // between being found and being mounted on (lock_mount of fs/namespace.c). Each time takes one of those that
+        // lie there, so that it can happen so often and no more.
+        let mut chances = self.count;
+        loop {
+            match mount::attach(view, self.store.as_fd()) {
+                Err(Errno::INVAL) if chances > 0 => chances -= 1,
+                attached => {
+                    attached?;
+                    self.count += 1;
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Whether something may lie here.
