@@ -9,13 +9,13 @@ usage() {
 usage: tests/vm/all.sh [OPTION...] [-- TEST-ARGUMENT...]
 
 Builds the workspace's program and test binaries and runs them in a guest for each kernel and user. Fails if a test
-fails, if a binary gives no result, or if the set of skipped tests is not the expected one. Of the root crate's tests/it
-only the hostile battery and the limits are run, see README.md.
+fails, if a binary gives no result, or if the set of skipped tests is not the expected one. Of the root crate's large binaries
+only what depends on the kernel most is run, see README.md.
 
   --kernel SERIES    only this kernel (6.12 or 6.1; may be repeated)
   --user USER        only this user (root or build; may be repeated)
   --binary LABEL     only this test binary, as its BEGIN line names it; skips are then not compared (may be repeated)
-  --everything       the whole of the root crate's tests/it as well
+  --everything       the whole of the root crate's binaries as well
   --update-skips     write the skips that were seen to tests/vm/expected-skips, instead of comparing
   --timeout SECONDS  for a whole guest (5400); one test binary may take half of it
   --logs DIR         where the guests' output is kept (vm in cargo's target directory)
@@ -35,8 +35,12 @@ fail() {
 
 kernels=() users=() binaries=() arguments=()
 update=0 everything=0 timeout=5400 workspace=$(realpath "$here/../..") expected=$here/expected-skips logs=''
-# What is run of the root crate's tests/it: what depends on the kernel most, and what CI's machine cannot run.
-essential=(hostile:: limits::)
+# What is run of the root crate's large binaries: what depends on the kernel most, and what CI's machine cannot run.
+declare -A essential=(
+  [test-it]="hostile:: limits::"
+  [test-serve]="starting:: planting:: poisoning:: outputs:: local::"
+  [lib-fulgurite]="action:: commit:: exec:: output:: stage:: uring::"
+)
 
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -83,8 +87,8 @@ is_wanted() {
 
 # Print the name filters of a test binary; nothing if it is run whole.
 filters_of() {
-  if [[ $1 == test-it && $everything == 0 && ${#arguments[@]} == 0 ]]; then
-    echo "${essential[*]}"
+  if [[ $everything == 0 && ${#arguments[@]} == 0 ]]; then
+    echo "${essential[$1]:-}"
   fi
 }
 
