@@ -14,7 +14,9 @@
 //! one that is to blame brings no other down with it. A key whose workers crash in a row waits before the next start.
 //!
 //! What a hang costs: the request. Its caller is told at its deadline; the worker gets nothing new, and is killed when
-//! nobody else is in it.
+//! nobody else is in it. A multiplex worker that answers cancels is asked to cancel instead, and stays if it does. One
+//! that says nothing at all for as long as the late request was given is wedged, or stopped: it is killed, and the
+//! others in it run once more, as after a crash. No wire has a heartbeat: an answer is the only sign of life.
 
 mod clock;
 mod limits;
@@ -90,11 +92,22 @@ struct Worker {
     used: u64,
     /// Gets nothing new, and goes when nothing is left.
     doomed: Option<StopReason>,
+    /// When it answered anything last, or was started.
+    heard: Duration,
+    /// Since one of its requests was late: for how long it may say nothing while others wait for it.
+    silence_max: Option<Duration>,
 }
 
 impl Worker {
     fn is_idle(&self) -> bool {
         self.life == Life::Ready && self.flights.is_empty()
+    }
+
+    /// When it counts as wedged, if it goes on to say nothing.
+    fn silent_until(&self) -> Option<Duration> {
+        let is_waited_for = self.flights.iter().any(|flight| matches!(flight.phase, Phase::Running(_)));
+        let silence_max = self.silence_max.filter(|_| self.life == Life::Ready && is_waited_for)?;
+        Some(self.heard.saturating_add(silence_max))
     }
 
     fn flight(&mut self, wire_id: i32) -> Option<&mut Flight> {
@@ -235,6 +248,7 @@ impl Machine {
         };
         worker.life = Life::Ready;
         worker.idle_since = now;
+        worker.heard = now;
         self.settle(id);
     }
 
@@ -262,6 +276,7 @@ impl Machine {
             return;
         };
         let key = worker.key;
+        worker.heard = now;
         let flight = worker.flight(wire_id).filter(|flight| flight.phase != Phase::Answered);
         let Some(flight) = flight else {
             let why = format!("it answered request {wire_id}, which it does not have");

@@ -123,6 +123,8 @@ impl Machine {
             idle_since: now,
             used: 0,
             doomed: None,
+            heard: now,
+            silence_max: None,
         };
         self.workers.insert(id, worker);
         self.effects.push(Effect::Start(id, request));

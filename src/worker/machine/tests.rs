@@ -147,6 +147,31 @@ fn after_a_crash_each_of_several_requests_runs_alone() {
 }
 
 #[test]
+fn a_pause_that_ended_while_nobody_looked_is_due_at_once() {
+    let mut scene = Scene::new(PoolLimits { starting_max: 1, ..limits() });
+    scene.submit(1, 1, false, false).clear();
+    for worker in [WorkerId(1), WorkerId(2)] {
+        scene.event(Event::Started(worker)).clear();
+        scene.event(Event::Gone(worker, "boom".to_owned())).clear();
+    }
+    scene.submit(1, 1, false, false).clear();
+    let pause = scene.machine.due().unwrap();
+    assert!(pause > scene.now && pause < SECOND, "{pause:?}");
+    // The clock is looked at long after: it is not forgotten until the request has waited too long.
+    scene.now = 3 * SECOND;
+    assert_eq!(scene.machine.due(), Some(pause));
+    assert_eq!(scene.event(Event::Tick), [start(3, 2)]);
+    // One that was over when something else held the start up is not due again and again.
+    scene.event(Event::StartFailed(WorkerId(3), "no".to_owned())).clear();
+    assert_eq!(scene.submit(2, 1, false, false), [start(4, 3)]);
+    assert_eq!(scene.submit(1, 1, false, false), []);
+    let pause = scene.machine.due().unwrap();
+    assert!(pause < 4 * SECOND, "{pause:?}");
+    assert_eq!(scene.tick(SECOND), [], "another one starts");
+    assert_eq!(scene.machine.due(), Some(scene.now - SECOND + limits().wait_max));
+}
+
+#[test]
 fn a_hung_request_ends_at_its_deadline_and_its_neighbours_go_on() {
     let mut scene = Scene::new(limits());
     scene.submit(1, 1, true, false).clear();
@@ -154,10 +179,82 @@ fn a_hung_request_ends_at_its_deadline_and_its_neighbours_go_on() {
     scene.event(Event::Started(one)).clear();
     scene.now += 5 * SECOND;
     scene.submit(1, 1, true, false).clear();
+    scene.submit(1, 1, true, false).clear();
     assert_eq!(scene.machine.due(), Some(10 * SECOND));
+    // It has answered something meanwhile: it is not the process that hangs.
+    scene.event(Event::Answered(one, 3)).clear();
+    scene.event(Event::Released(one, 3)).clear();
     assert_eq!(scene.tick(5 * SECOND), [end(1, RequestEnd::TimedOut(10 * SECOND))]);
     assert_eq!(scene.event(Event::Answered(one, 2)), [end(2, RequestEnd::Answered)]);
     assert_eq!(scene.event(Event::Released(one, 2)), [Effect::Kill(one, StopReason::Hung)]);
+}
+
+#[test]
+fn a_process_that_says_nothing_costs_its_other_requests_one_retry() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, true, false).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    scene.now += 4 * SECOND;
+    scene.submit(1, 1, true, false).clear();
+    scene.submit(1, 1, true, false).clear();
+    // Stopped: the first is told at its deadline, and the others do not wait for theirs.
+    let late = end(1, RequestEnd::TimedOut(10 * SECOND));
+    assert_eq!(scene.tick(6 * SECOND), [late, Effect::Kill(one, StopReason::Hung)]);
+    assert_eq!(scene.event(Event::Gone(one, String::new())), [start(2, 2)]);
+    let two = WorkerId(2);
+    assert_eq!(scene.event(Event::Started(two)), [assign(2, two, 1, 0)]);
+    assert_eq!(scene.event(Event::Answered(two, 1)), [end(2, RequestEnd::Answered)]);
+    assert_eq!(scene.event(Event::Released(two, 1)), [assign(3, two, 2, 0)]);
+}
+
+#[test]
+fn one_that_falls_silent_after_a_late_request_is_ended_when_it_has_been_silent_as_long() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, true, false).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    scene.now += 7 * SECOND;
+    scene.submit(1, 1, true, false).clear();
+    scene.submit(1, 1, true, false).clear();
+    scene.event(Event::Answered(one, 3)).clear();
+    scene.event(Event::Released(one, 3)).clear();
+    assert_eq!(scene.tick(3 * SECOND), [end(1, RequestEnd::TimedOut(10 * SECOND))]);
+    assert_eq!(scene.machine.due(), Some(17 * SECOND));
+    // The last one is late itself at that time.
+    let late = end(2, RequestEnd::TimedOut(10 * SECOND));
+    assert_eq!(scene.tick(7 * SECOND), [late, Effect::Kill(one, StopReason::Hung)]);
+}
+
+#[test]
+fn a_late_request_of_many_is_canceled_and_the_worker_stays_if_it_obeys() {
+    let several = || {
+        let mut scene = Scene::new(limits());
+        scene.submit(1, 1, true, true).clear();
+        scene.event(Event::Started(WorkerId(1))).clear();
+        scene.now += 9 * SECOND;
+        scene.submit(1, 1, true, true).clear();
+        let effects = scene.tick(SECOND);
+        let late = end(1, RequestEnd::TimedOut(10 * SECOND));
+        assert_eq!(effects, [Effect::SendCancel(WorkerId(1), 1), late]);
+        assert_eq!(scene.machine.due(), Some(15 * SECOND));
+        scene
+    };
+    let one = WorkerId(1);
+    let mut scene = several();
+    assert_eq!(scene.event(Event::Answered(one, 1)), []);
+    assert_eq!(scene.event(Event::Released(one, 1)), []);
+    assert_eq!(scene.submit(1, 1, true, true), [assign(3, one, 3, 0)]);
+    // It does not: nothing is heard of it in all of the grace.
+    let mut scene = several();
+    assert_eq!(scene.tick(5 * SECOND), [Effect::Kill(one, StopReason::Hung)]);
+    assert_eq!(scene.event(Event::Gone(one, String::new())), [start(2, 2)]);
+    // It does not, but answers another: only the late one hangs.
+    let mut scene = several();
+    scene.now += 4 * SECOND;
+    assert_eq!(scene.event(Event::Answered(one, 2)), [end(2, RequestEnd::Answered)]);
+    assert_eq!(scene.event(Event::Released(one, 2)), []);
+    assert_eq!(scene.tick(SECOND), [Effect::Kill(one, StopReason::Hung)]);
 }
 
 #[test]
