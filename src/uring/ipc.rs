@@ -202,6 +202,12 @@ impl Channel {
         self.line.send(message)
     }
 
+    /// Whether the peer has begun a message that is not whole yet, as far as was read.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.line.is_inside()
+    }
+
     /// Closes both directions and drops what is queued. No event comes any more, but for one that the thread is
     /// telling at this moment. Again does nothing.
     pub fn close(&self) {

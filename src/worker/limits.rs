@@ -83,5 +83,5 @@ pub const ORDERS_MAX: usize = 256;
 /// How long a worker that has closed its standard output may take to end by itself, so that it is known how.
 pub const HANGUP_PATIENCE: Duration = Duration::from_millis(250);
 
-/// How often the memory of workers is looked at: as Bazel does.
-pub const MEMORY_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often workers are looked at: what they use, as Bazel does, and whether idle ones write what nobody asked for.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -28,13 +28,21 @@ impl Machine {
             // One that was over at the last event held nobody up then; one that is over since is due, however late.
             [Some(patience), pause.filter(|pause| *pause > self.handled)]
         });
-        self.workers.values().filter_map(idle).chain(flights).chain(silent).chain(waiting.flatten()).min()
+        self.workers
+            .values()
+            .filter_map(idle)
+            .chain(flights)
+            .chain(silent)
+            .chain(self.build_due())
+            .chain(waiting.flatten())
+            .min()
     }
 
     pub(super) fn tick(&mut self, now: Duration) {
         self.expire_waiting(now);
         self.expire_flights(now);
         self.expire_idle(now);
+        self.expire_builds(now);
         let pause = self.limits.backoff_max.saturating_mul(2);
         self.crashes.retain(|_, crashes| now < crashes.not_before.saturating_add(pause));
     }

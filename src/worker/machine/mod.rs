@@ -18,14 +18,17 @@
 //! that says nothing at all for as long as the late request was given is wedged, or stopped: it is killed, and the
 //! others in it run once more, as after a crash. No wire has a heartbeat: an answer is the only sign of life.
 
+mod builds;
 mod clock;
 mod limits;
 mod pump;
+mod state;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use limits::PoolLimits;
+pub use state::{Counts, WorkerPhase, WorkerState};
 pub use types::{Effect, Event, RequestEnd, RequestId, StopReason, Submission, WorkerId};
 
 use crate::worker::key::{WorkerKey, changed_tools};
@@ -42,6 +45,8 @@ pub struct Machine {
     /// In the order of submission: a request that is retried has its old place.
     waiting: BTreeSet<RequestId>,
     crashes: HashMap<WorkerKey, Crashes>,
+    builds: HashMap<String, builds::Build>,
+    counts: Counts,
     next_worker: u64,
     uses: u64,
     draining: bool,
@@ -80,6 +85,7 @@ struct Worker {
     key: WorkerKey,
     tools: Arc<[(String, String)]>,
     mnemonic: String,
+    build: Option<String>,
     multiplex: bool,
     cancels: bool,
     life: Life,
@@ -151,6 +157,8 @@ impl Machine {
             requests: HashMap::new(),
             waiting: BTreeSet::new(),
             crashes: HashMap::new(),
+            builds: HashMap::new(),
+            counts: Counts::default(),
             next_worker: 1,
             uses: 0,
             draining: false,
@@ -172,6 +180,8 @@ impl Machine {
             Event::Broken(worker, why) => self.broken(worker, why, now),
             Event::Gone(worker, why) => self.gone(worker, &why, now),
             Event::Memory(worker, bytes) => self.memory(worker, bytes),
+            Event::Entered(build) => self.entered(build, now),
+            Event::Left(build) => self.left(&build, now),
             Event::Tick => self.tick(now),
             Event::Clear => self.clear(),
             Event::Drain => self.drain(),
@@ -317,6 +327,7 @@ impl Machine {
             if was_wanted {
                 self.count_crash(worker.key, now);
             }
+            self.counts.died += 1;
             self.fail_flights(id, why);
         }
         self.workers.remove(&id);
@@ -337,6 +348,7 @@ impl Machine {
                     entry.crashes += 1;
                     entry.fresh_from = self.next_worker;
                     entry.at = None;
+                    self.counts.retried += 1;
                     self.waiting.insert(request);
                 }
                 Some(_) => self.end(request, RequestEnd::Crashed(id, why.to_owned())),
@@ -366,6 +378,7 @@ impl Machine {
     fn end(&mut self, request: RequestId, end: RequestEnd) {
         self.waiting.remove(&request);
         if self.requests.remove(&request).is_some() {
+            self.counts.end_of_request(&end);
             self.effects.push(Effect::End(request, end));
         }
     }
@@ -390,6 +403,9 @@ impl Machine {
     }
 
     fn bury(&mut self, id: WorkerId, how: Effect) {
+        if let Effect::Stop(_, why) | Effect::Kill(_, why) = &how {
+            self.counts.end_of_worker(why);
+        }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.life = Life::Dying;
             worker.flights.clear();

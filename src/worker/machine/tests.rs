@@ -11,11 +11,13 @@ pub(super) struct Scene {
     pub machine: Machine,
     pub now: Duration,
     pub requests: u64,
+    /// Of what is submitted.
+    pub build: Option<String>,
 }
 
 impl Scene {
     pub fn new(limits: PoolLimits) -> Self {
-        Scene { machine: Machine::new(limits), now: Duration::ZERO, requests: 0 }
+        Scene { machine: Machine::new(limits), now: Duration::ZERO, requests: 0, build: None }
     }
 
     pub fn event(&mut self, event: Event) -> Vec<Effect> {
@@ -29,6 +31,7 @@ impl Scene {
             key: WorkerKey::for_test(family, tools),
             tools: Arc::from([("tool".to_owned(), format!("{tools}"))]),
             mnemonic: format!("Kind{}", family % 2),
+            build: self.build.clone(),
             multiplex,
             cancels,
             timeout: 10 * SECOND,
@@ -301,6 +304,49 @@ fn idle_workers_are_frozen_then_stopped() {
     let ttl = scene.machine.due().unwrap() - scene.now;
     let stop = Effect::Stop(one, StopReason::Idle(15 * 60 * SECOND));
     assert_eq!(scene.tick(ttl), [Effect::Thaw(one), stop]);
+}
+
+#[test]
+fn workers_of_a_build_end_a_while_after_its_last_action() {
+    let mut scene = Scene::new(PoolLimits { build_pause_max: Some(3 * SECOND), ..limits() });
+    let name = |name: &str| name.to_owned();
+    scene.event(Event::Entered(name("first"))).clear();
+    scene.event(Event::Entered(name("first"))).clear();
+    scene.event(Event::Entered(name("second"))).clear();
+    scene.build = Some(name("first"));
+    let one = scene.warm(1, 1);
+    scene.build = Some(name("second"));
+    let two = scene.warm(2, 1);
+    scene.event(Event::Left(name("second"))).clear();
+    scene.event(Event::Left(name("first"))).clear();
+    // One action of the first is still here, though no worker has it.
+    assert_eq!(scene.machine.due(), Some(3 * SECOND));
+    assert_eq!(scene.tick(3 * SECOND), [Effect::Stop(two, StopReason::BuildOver)]);
+    scene.event(Event::Left(name("first"))).clear();
+    scene.event(Event::Entered(name("first"))).clear();
+    assert_eq!(scene.tick(SECOND), []);
+    scene.event(Event::Left(name("first"))).clear();
+    assert_eq!(scene.tick(2 * SECOND), [Effect::Freeze(one)]);
+    assert_eq!(scene.tick(SECOND), [Effect::Thaw(one), Effect::Stop(one, StopReason::BuildOver)]);
+    let counts = scene.machine.counts();
+    assert_eq!((counts.started, counts.stopped, counts.answered), (2, 2, 2));
+}
+
+#[test]
+fn no_more_builds_are_known_than_there_may_be() {
+    let mut scene = Scene::new(PoolLimits { build_pause_max: Some(SECOND), ..limits() });
+    scene.build = Some("0".to_owned());
+    scene.event(Event::Entered("0".to_owned())).clear();
+    let one = scene.warm(1, 1);
+    scene.event(Event::Left("0".to_owned())).clear();
+    for number in 1..limits::BUILDS_MAX {
+        scene.event(Event::Entered(number.to_string())).clear();
+        assert_eq!(scene.event(Event::Left(number.to_string())), []);
+    }
+    scene.now += SECOND / 2;
+    scene.event(Event::Entered("last".to_owned())).clear();
+    let effects = scene.event(Event::Left("last".to_owned()));
+    assert_eq!(effects, [Effect::Stop(one, StopReason::BuildOver)]);
 }
 
 #[test]
