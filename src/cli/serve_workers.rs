@@ -105,3 +105,20 @@ fn limits(config: &Config) -> PoolLimits {
         ..PoolLimits::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_keep_their_order_and_their_signs() {
+        let pairs = ["Javac=-Xmx1g", "Scalac=--a=b", "Javac=", "Javac=-ea"].map(str::to_owned);
+        let flags = extra_flags(&pairs).unwrap();
+        assert_eq!(flags["Javac"], ["-Xmx1g", "", "-ea"]);
+        assert_eq!(flags["Scalac"], ["--a=b"]);
+        for wrong in ["--flag", "=x", ""] {
+            let error = extra_flags(&[wrong.to_owned()]).unwrap_err();
+            assert!(error.message.contains("is no Mnemonic=flag"), "{}", error.message);
+        }
+    }
+}

@@ -308,9 +308,11 @@ impl Process {
 /// What to say of a worker's end.
 fn told(how: &How, ended_itself: bool, outcome: Option<&Outcome>) -> String {
     let end = outcome.map_or_else(|| "it is gone".to_owned(), |outcome| outcome.end.to_string());
+    // The kernel's kill is the reason, whatever was seen of it first.
+    let ran_out = matches!(outcome, Some(Outcome { end: End::OutOfMemory { .. }, .. }));
     match how {
-        How::Failed(why) => why.clone(),
-        How::HungUp if !ended_itself => {
+        How::Failed(why) if !ran_out => why.clone(),
+        How::HungUp if !ended_itself && !ran_out => {
             "Worker process did not return a WorkResponse: it closed its standard output".to_owned()
         }
         _ => format!("Worker process did not return a WorkResponse: it {end}"),

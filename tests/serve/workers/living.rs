@@ -5,7 +5,7 @@ use super::scene::{
     until_gone, uuid_of, with,
 };
 use crate::daemon::{Home, PATIENCE, pids_with};
-use fulgurite_proto::buildbarn::PosixResourceUsage;
+use fulgurite_proto::buildbarn::resourceusage::PosixResourceUsage;
 use fulgurite_sandbox::testing::settles;
 use prost::Message;
 
