@@ -414,6 +414,12 @@ impl Hosted {
         counted.or_else(|| footprint::of_tree(sandbox.init_pid()))
     }
 
+    /// CPU time and the peak of memory since its start, as its cgroup counts them.
+    #[must_use]
+    pub fn used(&self) -> Option<crate::cgroup::Usage> {
+        self.lease.sandbox()?.seat().cgroup.as_ref().ok()?.glance().ok()
+    }
+
     /// The sandbox that it lives in.
     #[must_use]
     pub fn sandbox(&self) -> Option<&Sandbox> {

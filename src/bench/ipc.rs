@@ -8,7 +8,7 @@
 //! Each case has workers of its own, all of them there all the time. A round of a case is a block of requests, one
 //! at a time, to one worker after the other, whose median counts, so that `p95_us` and `p99_us` are those of blocks;
 //! then one request to all workers at once, for `per_second`. CPU time is that of this process and of the workers, for
-//! a request.
+//! a request. Last, questions with a descriptor: see `ipc_descriptors`.
 use super::case::Sample;
 use super::command::find_program;
 use super::cpu::{Reading, process_clock};
@@ -77,6 +77,7 @@ pub fn run(runtime: &Runtime, bench: &IpcBench) -> Result<Report, BenchError> {
         cases.extend(reports(&contenders, count));
     }
     bar.finish_and_clear();
+    cases.extend(super::ipc_descriptors::reports(bench.rounds, bench.requests)?);
     Ok(Report { bench: "ipc", host, cases })
 }
 

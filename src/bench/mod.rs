@@ -16,6 +16,7 @@ pub mod error;
 pub mod filesystem;
 pub mod handoff;
 pub mod ipc;
+mod ipc_descriptors;
 pub mod peers;
 pub mod prepared;
 pub mod progress;

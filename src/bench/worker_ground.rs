@@ -23,12 +23,12 @@ use crate::stage::root::{Stager, StagerOptions};
 use crate::stage::{LayerHome, Places};
 use crate::uring::{Choice, Ipc};
 use crate::worker::machine::PoolLimits;
-use crate::worker::{Ground, Workers, WorkersOptions};
+use crate::worker::{Ground, Manner, Workers, WorkersOptions};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::pool::{Pool, PoolOptions};
 use fulgurite_sandbox::runtime::Runtime;
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -199,6 +199,7 @@ impl WorkerGround {
             command,
             queued: Timestamp { seconds: 0, nanos: 0 },
             mnemonic: String::new(),
+            invocation: String::new(),
             fresh: false,
             placement: Placement::Local,
         }
@@ -299,8 +300,7 @@ fn executor(
         },
         log_dir: state.join("workers"),
         stop_grace: Duration::from_secs(2),
-        verbosity: 0,
-        extra_flags: BTreeMap::new(),
+        manner: Manner::default(),
     };
     let workers = Workers::start(ground, ipc, options).map_err(failed)?;
     let executor = Workered::new(sandboxed, workers, WorkeredOptions::default());

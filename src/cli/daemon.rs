@@ -124,7 +124,7 @@ pub struct StatusArgs {
 }
 
 /// Where a daemon listens if nothing is configured.
-fn default_socket() -> PathBuf {
+pub(super) fn default_socket() -> PathBuf {
     std::env::var_os("FULGURITE_DAEMON")
         .filter(|path| !path.is_empty())
         .map_or_else(|| super::serve_args::host().socket(), PathBuf::from)
@@ -327,12 +327,12 @@ pub fn status(args: &StatusArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     built.map_err(|error| Failure::new(format!("cannot start: {error}")))
 }
 
-fn unreachable_daemon(error: DaemonError) -> Failure {
+pub(super) fn unreachable_daemon(error: DaemonError) -> Failure {
     let hint = match &error {
         DaemonError::Connect { .. } => Some("start one: fulgurite serve"),
         DaemonError::Lost { .. } => None,

@@ -23,6 +23,7 @@ pub mod signals;
 pub mod simulate_args;
 pub mod stats;
 pub mod streams;
+pub mod workers;
 
 use crate::failure::{Failure, OWN_FAILURE, tell};
 use clap::error::ErrorKind;
@@ -58,6 +59,8 @@ pub enum Verb {
     Rewrap(Box<daemon::RewrapArgs>),
     /// Say what a daemon is doing
     Status(daemon::StatusArgs),
+    /// List the persistent workers of a daemon, or stop them
+    Workers(workers::WorkersArgs),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -106,6 +109,7 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Serve(args) => serve::serve(&args),
         Verb::Rewrap(args) => daemon::rewrap(&args),
         Verb::Status(args) => daemon::status(&args),
+        Verb::Workers(args) => workers::workers(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

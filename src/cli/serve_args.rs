@@ -52,6 +52,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub race: RaceArgs,
 
+    /// Bazel's options of workers
+    #[command(flatten)]
+    pub worker: WorkerArgs,
+
     /// Most bytes of the store: 64GiB
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     pub store_size_bytes_max: Option<String>,
@@ -102,6 +106,44 @@ pub struct RaceArgs {
     /// Any other option of races: race_chance=0.3, low_pass=false, let_remote_finish=true, failure=other
     #[arg(long, value_name = "NAME=[MNEMONIC=]VALUE")]
     pub race: Vec<String>,
+}
+
+/// Bazel's options of persistent workers under their names.
+#[derive(Args, Clone, Debug, Default)]
+#[command(rename_all = "snake_case", next_help_heading = "Workers")]
+pub struct WorkerArgs {
+    /// One more argument for workers of a mnemonic, after --persistent_worker; may stand several times
+    #[arg(long, value_name = "MNEMONIC=FLAG", allow_hyphen_values = true)]
+    pub worker_extra_flag: Vec<String>,
+    /// Take only actions whose last argument is their one flag file
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub experimental_worker_strict_flagfiles: Option<bool>,
+    /// End workers soon after the last action of the build that they were started for
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub worker_quit_after_build: Option<bool>,
+}
+
+/// A build whose last action is so long ago is over, for those who say no time.
+const BUILD_PAUSE_MAX: &str = "10s";
+
+impl WorkerArgs {
+    /// Flag, key and value of each that was given.
+    fn settings(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let mut settings = Vec::new();
+        if !self.worker_extra_flag.is_empty() {
+            let flags = self.worker_extra_flag.iter().cloned().map(Value::String).collect();
+            settings.push(("--worker_extra_flag", "worker.extra_flags", Value::Array(flags)));
+        }
+        if let Some(is_strict) = self.experimental_worker_strict_flagfiles {
+            let flag = "--experimental_worker_strict_flagfiles";
+            settings.push((flag, "worker.strict_flag_files", Value::Boolean(is_strict)));
+        }
+        if let Some(quits) = self.worker_quit_after_build {
+            let after = Value::String(if quits { BUILD_PAUSE_MAX } else { "none" }.to_owned());
+            settings.push(("--worker_quit_after_build", "worker.quit_after_build", after));
+        }
+        settings
+    }
 }
 
 impl RaceArgs {
@@ -203,6 +245,9 @@ impl ServeArgs {
             let options = options.into_iter().map(Value::String).collect();
             add("an option of races", "race.options", Value::Array(options));
         }
+        for (flag, key, value) in self.worker.settings() {
+            add(flag, key, value);
+        }
         for pair in &self.set {
             let no_pair = || {
                 Failure::new(format!("--set {pair:?} is no KEY=VALUE"))
@@ -262,6 +307,15 @@ mod tests {
         let socket = format!("unix:{}", here.join("relative.sock").display());
         let listen = vec![Value::String(socket), Value::String("localhost:8980".to_owned())];
         assert_eq!(flags[0].value, Value::Array(listen));
+        let worker = WorkerArgs {
+            worker_extra_flag: vec!["Javac=-Xmx1g".to_owned()],
+            worker_quit_after_build: Some(true),
+            ..WorkerArgs::default()
+        };
+        let flags = ServeArgs { worker, ..ServeArgs::default() }.flags().unwrap();
+        let given: Vec<_> = flags.iter().map(|flag| (flag.key.as_str(), flag.value.to_string())).collect();
+        let expected = [("worker.extra_flags", "[\"Javac=-Xmx1g\"]"), ("worker.quit_after_build", "\"10s\"")];
+        assert_eq!(given, expected.map(|(key, value)| (key, value.to_owned())));
         let wrong = ServeArgs { set: vec!["slots".to_owned()], ..ServeArgs::default() };
         assert!(wrong.flags().unwrap_err().message.contains("KEY=VALUE"));
     }

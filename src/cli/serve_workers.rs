@@ -7,8 +7,9 @@ use crate::failure::Failure;
 use crate::stage::LayerHome;
 use crate::stage::root::Stager;
 use crate::uring::{Choice, Ipc};
+use crate::worker::arguments::Mode;
 use crate::worker::machine::PoolLimits;
-use crate::worker::{Ground, Workers, WorkersOptions};
+use crate::worker::{Ground, Manner, Workers, WorkersOptions};
 use fulgurite_sandbox::pool::{Pool, PoolOptions};
 use fulgurite_sandbox::runtime::Runtime;
 use std::collections::BTreeMap;
@@ -42,15 +43,21 @@ pub(super) fn workered(
         IpcChoice::Epoll => Choice::Epoll,
     };
     let ipc = Ipc::start(choice).map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    if let Some(why) = ipc.fallback() {
-        tracing::info!("workers are talked to over epoll: {why}");
+    let backend = ipc.backend().name();
+    match ipc.fallback() {
+        Some(why) => tracing::info!("workers are talked to by {backend}: {why}"),
+        None => tracing::info!("workers are talked to by {backend}"),
     }
     let options = WorkersOptions {
         limits,
         log_dir: config.state_dir.join("workers"),
         stop_grace: STOP_GRACE,
-        verbosity: 0,
-        extra_flags: BTreeMap::new(),
+        manner: Manner {
+            verbosity: 0,
+            mode: if worker.strict_flag_files { Mode::Strict } else { Mode::Legacy },
+            extra_flags: extra_flags(&worker.extra_flags.0)?,
+            by_build: worker.quit_after_build.is_some(),
+        },
     };
     let workers = Workers::start(ground, ipc, options).map_err(failed)?;
     let options = WorkeredOptions {
@@ -65,6 +72,20 @@ pub(super) fn workered(
     Ok((Workered::new(sandboxed, workers, options), pool))
 }
 
+/// Flags by mnemonic, in their order.
+fn extra_flags(pairs: &[String]) -> Result<BTreeMap<String, Vec<String>>, Failure> {
+    let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pair in pairs {
+        let (mnemonic, flag) =
+            pair.split_once('=').filter(|(mnemonic, _)| !mnemonic.is_empty()).ok_or_else(|| {
+                Failure::new(format!("worker.extra_flags: {pair:?} is no Mnemonic=flag"))
+                    .hint(Some("such as Javac=-Xmx2g"))
+            })?;
+        flags.entry(mnemonic.to_owned()).or_default().push(flag.to_owned());
+    }
+    Ok(flags)
+}
+
 fn limits(config: &Config) -> PoolLimits {
     let worker = &config.worker;
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -77,9 +98,27 @@ fn limits(config: &Config) -> PoolLimits {
         memory_bytes_max: worker.memory_max.map(|bytes| bytes.0),
         freeze_after: worker.freeze_after,
         idle_max: worker.idle_max,
+        build_pause_max: worker.quit_after_build,
         cancel_grace: worker.cancel_grace,
         finish_max: worker.finish_max,
         retry_crashed: worker.on_crash != OnCrash::Fail,
         ..PoolLimits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_keep_their_order_and_their_signs() {
+        let pairs = ["Javac=-Xmx1g", "Scalac=--a=b", "Javac=", "Javac=-ea"].map(str::to_owned);
+        let flags = extra_flags(&pairs).unwrap();
+        assert_eq!(flags["Javac"], ["-Xmx1g", "", "-ea"]);
+        assert_eq!(flags["Scalac"], ["--a=b"]);
+        for wrong in ["--flag", "=x", ""] {
+            let error = extra_flags(&[wrong.to_owned()]).unwrap_err();
+            assert!(error.message.contains("is no Mnemonic=flag"), "{}", error.message);
+        }
     }
 }

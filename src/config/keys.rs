@@ -93,6 +93,12 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "worker.view" => worker.view,
         "What workers see: each request's own view in its time, or one directory that is changed for each";
     "worker.ipc" => worker.ipc, "By what workers are talked to";
+    "worker.extra_flags" => worker.extra_flags,
+        "More arguments for workers of a mnemonic, after --persistent_worker: Mnemonic=flag, each by itself";
+    "worker.strict_flag_files" => worker.strict_flag_files,
+        "Whether a worker's action has exactly one flag file, as its last argument; else it runs without a worker";
+    "worker.quit_after_build" => worker.quit_after_build,
+        "Each build has workers of its own, which end this long after its last action; none: they serve later builds too";
     "remote.address" => remote.address,
         "A cluster to race against: grpc://host:port, grpcs://host:port or unix:/path; without it, all runs here";
     "remote.instance" => remote.instance, "Its instance";

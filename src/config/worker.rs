@@ -1,6 +1,6 @@
 //! `[worker]`: persistent workers.
 
-use super::value::{Bytes, IpcChoice, OnCrash, WorkerCache, WorkerView};
+use super::value::{Bytes, IpcChoice, OnCrash, Texts, WorkerCache, WorkerView};
 use std::time::Duration;
 
 /// How persistent workers are kept.
@@ -36,6 +36,12 @@ pub struct Worker {
     pub view: WorkerView,
     /// By what workers are talked to.
     pub ipc: IpcChoice,
+    /// `Mnemonic=flag`: more arguments for its workers.
+    pub extra_flags: Texts,
+    /// Exactly one flag file, at the end.
+    pub strict_flag_files: bool,
+    /// How long workers outlive the build that they were started for; as long as others if this is not said.
+    pub quit_after_build: Option<Duration>,
 }
 
 impl Default for Worker {
@@ -56,6 +62,9 @@ impl Default for Worker {
             cache: WorkerCache::All,
             view: WorkerView::Own,
             ipc: IpcChoice::Auto,
+            extra_flags: Texts(Vec::new()),
+            strict_flag_files: false,
+            quit_after_build: None,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! is in the result whatever ended it.
 
 use crate::action::{ActionResult, ActionSpec, Command, Digest, DigestFunction, Timeline, Timestamp};
+use crate::worker::Workers;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Job {
     pub queued: Timestamp,
     /// What kind of action it is, as `CppCompile`; empty if nobody said.
     pub mnemonic: String,
+    /// The build that it is a part of; empty if nobody said.
+    pub invocation: String,
     /// Where it shall run.
     pub placement: Placement,
     /// No result of earlier is welcome, from whatever cache.
@@ -164,6 +167,11 @@ pub trait Executor: Send + Sync {
 
     /// How many it can run at the same time.
     fn slots(&self) -> usize;
+
+    /// Its persistent workers, if it keeps any.
+    fn workers(&self) -> Option<&Workers> {
+        None
+    }
 
     /// What it counts, by name; for status.
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -128,15 +128,27 @@ impl Workered {
                 );
                 ended(Verdict::TimedOut { limit }, KILLED, &text)
             }
-            WorkerEnd::Crashed(why) if self.options.one_shot_after_crash => Tried::OneShot(why),
+            WorkerEnd::Crashed(why) | WorkerEnd::OutOfMemory { why, .. }
+                if self.options.one_shot_after_crash =>
+            {
+                Tried::OneShot(why)
+            }
+            WorkerEnd::OutOfMemory { peak_bytes, limit_bytes, why } => {
+                let peak_bytes = peak_bytes.unwrap_or(0);
+                ended(Verdict::OutOfMemory { peak_bytes, limit_bytes }, KILLED, &format!("{why}\n"))
+            }
             WorkerEnd::Crashed(why) => ended(Verdict::Exited, CRASHED, &format!("{why}\n")),
             WorkerEnd::Failed(verdict) => Tried::Over(verdict),
         }
     }
 
     fn done(&self, job: &Job, done: WorkerDone, result: &mut ActionResult) -> Verdict {
-        let WorkerDone { response, outputs, quality, .. } = done;
+        let WorkerDone { response, outputs, quality, used, .. } = done;
         result.exit_code = response.exit_code;
+        if let Some(used) = used {
+            (result.usage.user, result.usage.system) = (used.user, used.system);
+            result.usage.peak_bytes = used.peak_bytes.unwrap_or(0);
+        }
         let is_known = quality != crate::worker::key::KeyQuality::Weak;
         result.usage.is_uncacheable = match self.options.cache {
             Cacheable::All => false,
@@ -177,6 +189,7 @@ impl Workered {
 
 impl Executor for Workered {
     fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
+        let _stay = self.workers.enter(&job.invocation);
         let wanted = match wanted(job.platform()) {
             Ok(None) => return self.sandboxed.execute(job, cancel, watch),
             Ok(Some(wanted)) => Ok(wanted),
@@ -207,6 +220,31 @@ impl Executor for Workered {
 
     fn slots(&self) -> usize {
         self.sandboxed.slots()
+    }
+
+    fn workers(&self) -> Option<&Workers> {
+        Some(&self.workers)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.workers.counts();
+        let mut counters = self.sandboxed.counters();
+        counters.extend([
+            ("workers_live", self.workers.live() as u64),
+            ("workers_memory_bytes", self.workers.memory_bytes()),
+            ("workers_started", counts.started),
+            ("workers_stopped", counts.stopped),
+            ("workers_hung", counts.hung),
+            ("workers_broken", counts.broken),
+            ("workers_died", counts.died),
+            ("worker_requests_answered", counts.answered),
+            ("worker_requests_retried", counts.retried),
+            ("worker_requests_crashed", counts.crashed),
+            ("worker_requests_timed_out", counts.timed_out),
+            ("worker_requests_canceled", counts.canceled),
+            ("worker_requests_refused", counts.refused),
+        ]);
+        counters
     }
 }
 

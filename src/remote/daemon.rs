@@ -114,6 +114,33 @@ pub struct DaemonStatus {
     pub counters: Vec<(String, u64)>,
 }
 
+/// A persistent worker of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonWorker {
+    /// Its number since the daemon's start.
+    pub number: u64,
+    /// Its kind.
+    pub mnemonic: String,
+    /// The beginning of its key.
+    pub key: String,
+    /// What it is doing.
+    pub phase: String,
+    /// Requests that it was sent.
+    pub served: u64,
+    /// Memory, when it was looked at last.
+    pub memory_bytes: u64,
+    /// Processor time, when it was looked at last.
+    pub cpu: Option<Duration>,
+}
+
+impl From<v1::WorkerState> for DaemonWorker {
+    fn from(state: v1::WorkerState) -> Self {
+        let v1::WorkerState { number, mnemonic, key, phase, served, memory_bytes, .. } = state;
+        let cpu = state.cpu_us.map(Duration::from_micros);
+        DaemonWorker { number, mnemonic, key, phase, served, memory_bytes, cpu }
+    }
+}
+
 /// Why there is no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -209,6 +236,27 @@ impl Daemon {
                 Err(status) => return Err(self.refused(&status)),
             }
         }
+    }
+
+    /// The persistent workers that live.
+    ///
+    /// # Errors
+    /// [`DaemonError::Lost`].
+    pub async fn workers(&mut self) -> Result<Vec<DaemonWorker>, DaemonError> {
+        let got = self.client.list_workers(v1::ListWorkersRequest {}).await;
+        let workers = got.map_err(|status| self.refused(&status))?.into_inner().workers;
+        Ok(workers.into_iter().map(DaemonWorker::from).collect())
+    }
+
+    /// Stops all persistent workers; how many there were, and how many are still at work.
+    ///
+    /// # Errors
+    /// [`DaemonError::Lost`].
+    pub async fn stop_workers(&mut self) -> Result<(u32, u32), DaemonError> {
+        let got = self.client.stop_workers(v1::StopWorkersRequest {}).await;
+        let v1::StopWorkersResponse { workers, left } =
+            got.map_err(|status| self.refused(&status))?.into_inner();
+        Ok((workers, left))
     }
 
     /// What the daemon is doing.

@@ -213,7 +213,7 @@ impl ExecutionService {
         let submission = Submission {
             operation,
             tenant: instance.name.clone(),
-            invocation,
+            invocation: invocation.clone(),
             priority,
             key: (!action.do_not_cache).then_some(action_digest),
             fresh,
@@ -228,6 +228,7 @@ impl ExecutionService {
                 command,
                 queued: drive::now(),
                 mnemonic,
+                invocation,
                 placement: Placement::default(),
                 fresh,
             };

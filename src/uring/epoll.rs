@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::buffer::Buffer;
+use super::parcel::Parcel;
 use super::stop::Stop;
 use rustix::fs::FileType;
 use std::io;
@@ -62,6 +63,24 @@ impl Watched {
                 }
                 Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
                 Err(why) => return (Some(Err(why.into())), buffer),
+            }
+        }
+    }
+
+    /// Receives a message with its descriptors. `None` if it was stopped before.
+    pub async fn receive(&self, mut parcel: Parcel, stop: &Stop) -> (Option<io::Result<usize>>, Parcel) {
+        loop {
+            let mut ready = tokio::select! {
+                biased;
+                () = stop.wait() => return (None, parcel),
+                ready = self.descriptor.readable() => match ready {
+                    Ok(ready) => ready,
+                    Err(why) => return (Some(Err(why)), parcel),
+                },
+            };
+            match parcel.receive_now() {
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                other => return (Some(other), parcel),
             }
         }
     }

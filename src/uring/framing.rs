@@ -8,6 +8,11 @@ pub trait Framing: Send {
     /// When the bytes cannot be of this framing, or claim more than the framing's bound. The channel is closed then.
     fn feed(&mut self, bytes: &[u8], messages: &mut Vec<Vec<u8>>) -> Result<(), FramingError>;
 
+    /// Whether a message has begun and is not whole.
+    fn is_inside(&self) -> bool {
+        false
+    }
+
     /// The stream has ended.
     ///
     /// # Errors

@@ -11,13 +11,15 @@ use super::error::{IpcError, SendError};
 use super::framing::{Framing, Listener, Sink};
 use super::limits::REGISTERED_MAX;
 use super::line::Line;
+use super::packets::{PacketListener, Packeting, Packets, Post};
+use super::parcel::keeps_apart;
 use super::port::set_nonblocking;
 use super::stop::Stop;
 use super::task::{self, Channeling};
-use super::{probe, ring};
+use super::{packets, probe, ring};
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -75,6 +77,7 @@ struct Seated {
 enum Command {
     Channel(Channeling),
     Drain { reader: OwnedFd, sink: Arc<dyn Sink>, stop: Arc<Stop> },
+    Packets(Packeting),
     Readable { descriptor: OwnedFd, callback: Box<dyn FnOnce() + Send>, stop: Arc<Stop> },
 }
 
@@ -163,6 +166,22 @@ impl Ipc {
         Ok(Drain { stop })
     }
 
+    /// Takes over a socket that keeps messages apart, for messages with descriptors both ways.
+    ///
+    /// # Errors
+    /// As [`Ipc::open`], and when it is another kind of socket.
+    pub fn packets(&self, socket: OwnedFd, listener: Arc<dyn PacketListener>) -> Result<Packets, IpcError> {
+        let no_such = || io::Error::new(io::ErrorKind::InvalidInput, "it keeps no messages apart");
+        let kept = keeps_apart(socket.as_fd());
+        kept.and_then(|kept| if kept { Ok(()) } else { Err(no_such()) })
+            .map_err(|why| IpcError::Descriptor { why })?;
+        self.ready(&socket)?;
+        let socket = Arc::new(socket);
+        let post = Arc::new(Post::new(&socket));
+        self.register(Command::Packets(Packeting { socket, listener, post: post.clone() }))?;
+        Ok(Packets { post })
+    }
+
     /// Calls back, on the thread, once there is something to read, the end, or a failure. The callback must not block.
     /// The descriptor's mode stays as it is.
     ///
@@ -200,6 +219,12 @@ impl Channel {
     /// was closed here, the listener is told why.
     pub fn send(&self, message: Vec<u8>) -> Result<(), SendError> {
         self.line.send(message)
+    }
+
+    /// Whether the peer has begun a message that is not whole yet, as far as was read.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.line.is_inside()
     }
 
     /// Closes both directions and drops what is queued. No event comes any more, but for one that the thread is
@@ -297,6 +322,7 @@ async fn task_of(backend: Backend, what: Command, seat: OwnedSemaphorePermit) {
     match what {
         Command::Channel(channeling) => task::channel(backend, channeling).await,
         Command::Drain { reader, sink, stop } => task::drain(backend, reader, sink, stop).await,
+        Command::Packets(packeting) => packets::serve(backend, packeting).await,
         Command::Readable { descriptor, callback, stop } => {
             task::readable(backend, descriptor, callback, stop).await;
         }

@@ -38,6 +38,15 @@ pub(super) const READS_IN_A_ROW: usize = 8;
 /// What a pipe can be made to hold without privileges.
 pub(super) const LAST_WORDS_BYTES: usize = 1 << 20;
 
+/// Longest message of a socket that keeps messages apart. What init and we say to each other is less than a page.
+pub(super) const PACKET_BYTES_MAX: usize = 4 << 10;
+
+/// Descriptors of one message: a view, streams, a pidfd. The kernel's limit is 253.
+pub(super) const PACKET_DESCRIPTORS_MAX: usize = 16;
+
+/// Messages that wait for a peer that does not read; each may hold descriptors.
+pub(super) const PACKETS_QUEUED_MAX: usize = 64;
+
 /// Time after which an operation that did not end when it was cancelled is cancelled again: a cancel misses what the
 /// kernel is about to do at that moment.
 pub(super) const CANCEL_AGAIN: Duration = Duration::from_millis(50);

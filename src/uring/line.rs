@@ -39,6 +39,8 @@ pub(super) struct Line {
     pub writing: Stop,
     /// The owner has hung up: no event from now on.
     is_hung_up: AtomicBool,
+    /// The peer has begun a message.
+    is_inside: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,7 @@ impl Line {
             reading: Stop::default(),
             writing: Stop::default(),
             is_hung_up: AtomicBool::new(false),
+            is_inside: AtomicBool::new(false),
         }
     }
 
@@ -145,6 +148,16 @@ impl Line {
     pub fn hang_up(&self) {
         self.is_hung_up.store(true, Ordering::SeqCst);
         self.end();
+    }
+
+    /// The reading side is within a message, or between two.
+    pub fn set_inside(&self, is_inside: bool) {
+        self.is_inside.store(is_inside, Ordering::SeqCst);
+    }
+
+    /// Whether it was within one when it last read.
+    pub fn is_inside(&self) -> bool {
+        self.is_inside.load(Ordering::SeqCst)
     }
 
     /// Whether it has said so.

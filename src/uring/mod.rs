@@ -3,7 +3,7 @@
 //! ```text
 //!   any thread ── Channel::send ──────────────────────► pipe of a worker     as long as there is room
 //!                      └─ queue ──► ipc thread ── write ──┘                  else
-//!   Listener::event ◄── Message ◄── Framing ◄── read ◄──┘
+//!   Listener::event ◄── Message ◄── Framing ◄── read ◄──┘          sockets with descriptors: `packets`
 //! ```
 //! The only code that names tokio-uring or io-uring; the rest of the program sees a handle that is `Send`. Where
 //! io_uring is refused, the same tasks run over epoll.
@@ -20,6 +20,8 @@ mod framing;
 mod ipc;
 mod limits;
 mod line;
+mod packets;
+mod parcel;
 mod port;
 mod probe;
 mod ring;
@@ -31,3 +33,5 @@ mod tests;
 pub use error::{IpcError, SendError};
 pub use framing::{Event, Framing, FramingError, Listener, Sink};
 pub use ipc::{Backend, Channel, Choice, Drain, Ipc, Readable};
+pub use packets::{PacketListener, Packets};
+pub use parcel::Packet;

@@ -7,13 +7,15 @@
 //! dropped, the reactor keeps the operation's [`Lent`] until the kernel is done. Pipes and sockets have no position, so
 //! the offset is said to be the current one.
 
-use super::buffer::{Buffer, Lent};
+use super::buffer::Buffer;
 use super::limits::{CANCEL_AGAIN, PROBE_PATIENCE, RING_ENTRIES, RING_RESULTS};
+use super::parcel::Parcel;
 use super::stop::Stop;
 use io_uring::{cqueue, opcode, squeue, types};
 use rustix::event::PollFlags;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,24 +26,23 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, Runtime, UnsubmittedO
 const CURRENT_POSITION: u64 = u64::MAX;
 
 /// Gives back the result of an operation with what was lent to it.
-#[derive(Debug)]
-struct Done;
+struct Done<D>(PhantomData<D>);
 
-impl OneshotOutputTransform for Done {
-    type Output = (io::Result<usize>, Lent);
-    type StoredData = Lent;
+impl<D: Unpin + 'static> OneshotOutputTransform for Done<D> {
+    type Output = (io::Result<usize>, D);
+    type StoredData = D;
 
-    fn transform_oneshot_output(self, data: Lent, entry: cqueue::Entry) -> Self::Output {
+    fn transform_oneshot_output(self, data: D, entry: cqueue::Entry) -> Self::Output {
         let result = entry.result();
         // Negative: an error number.
         (usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg())), data)
     }
 }
 
-type Operation = InFlightOneshot<Lent, Done>;
+type Operation<D> = InFlightOneshot<D, Done<D>>;
 
-fn submit(lent: Lent, entry: squeue::Entry) -> Operation {
-    UnsubmittedOneshot::new(lent, Done, entry).submit()
+fn submit<D: Unpin + 'static>(lent: D, entry: squeue::Entry) -> Operation<D> {
+    UnsubmittedOneshot::new(lent, Done(PhantomData), entry).submit()
 }
 
 /// Makes the ring and its reactor, on this thread.
@@ -85,6 +86,30 @@ pub(super) async fn write(
     (outcome(result, stop), lent.back())
 }
 
+/// Receives a message with its descriptors. `None` if it was stopped before.
+pub(super) async fn receive(
+    socket: &Arc<OwnedFd>,
+    mut parcel: Parcel,
+    stop: &Stop,
+) -> (Option<io::Result<usize>>, Parcel) {
+    let entry = opcode::RecvMsg::new(types::Fd(parcel.socket()), parcel.header());
+    let entry = entry.flags(libc::MSG_CMSG_CLOEXEC.cast_unsigned()).build();
+    let (result, parcel) = finish(socket, submit(parcel, entry), stop).await;
+    (outcome(result, stop), parcel)
+}
+
+/// Sends a message with its descriptors, once there is room.
+pub(super) async fn send(
+    socket: &Arc<OwnedFd>,
+    mut parcel: Parcel,
+    stop: &Stop,
+) -> (Option<io::Result<usize>>, Parcel) {
+    let entry = opcode::SendMsg::new(types::Fd(parcel.socket()), parcel.header());
+    let entry = entry.flags(libc::MSG_NOSIGNAL.cast_unsigned()).build();
+    let (result, parcel) = finish(socket, submit(parcel, entry), stop).await;
+    (outcome(result, stop), parcel)
+}
+
 /// Waits until the descriptor is as asked for, or has failed. `None` if it was stopped before.
 pub(super) async fn wait(
     descriptor: &Arc<OwnedFd>,
@@ -108,7 +133,11 @@ fn outcome(result: io::Result<usize>, stop: &Stop) -> Option<io::Result<usize>> 
 }
 
 /// Waits for the end of an operation, and when it shall stop, makes it end.
-async fn finish(descriptor: &Arc<OwnedFd>, operation: Operation, stop: &Stop) -> (io::Result<usize>, Lent) {
+async fn finish<D: Unpin + 'static>(
+    descriptor: &Arc<OwnedFd>,
+    operation: Operation<D>,
+    stop: &Stop,
+) -> (io::Result<usize>, D) {
     let mut operation = pin!(operation);
     tokio::select! {
         biased;

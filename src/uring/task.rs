@@ -98,6 +98,8 @@ impl Incoming {
             // How a socket says that the other end went without having read all.
             Err(why) => return Some(Event::Failed { writing: false, error: same(why) }),
         };
+        // Before anybody hears of what was whole: who asks then is to know of the rest.
+        self.line.set_inside(self.framing.is_inside());
         // What was whole before the fault still counts.
         for message in std::mem::take(&mut self.messages) {
             self.tell(Event::Message(message));

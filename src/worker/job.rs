@@ -21,6 +21,7 @@ use crate::stage::root::{Node, StagedRoot};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::hosted::Hosted;
 use fulgurite_sandbox::spec::SandboxSpec;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub(super) struct Launch {
     pub cancels: bool,
     /// Whether it keeps one view for all requests.
     pub shares: bool,
+    /// The build that it may serve, if it may not serve all.
+    pub build: Option<String>,
     pub staged: Arc<StagedRoot>,
 }
 
@@ -101,26 +104,41 @@ pub enum NoWorker {
     Other(String),
 }
 
-/// Splits an action. `extra_flags` are those of its mnemonic.
-pub(super) fn prepare(
-    work: &WorkerJob<'_>,
-    cas: &Cas,
-    verbosity: i32,
-    extra_flags: impl FnOnce(&str) -> Vec<String>,
-) -> Result<Prepared, NoWorker> {
-    let command = &work.job.command;
-    let program = command.arguments.first().map_or("", String::as_str);
+/// How actions become requests.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// 10 for much.
+    pub verbosity: i32,
+    /// Which arguments are flag files.
+    pub mode: Mode,
+    /// More arguments for workers of a mnemonic, after `--persistent_worker`.
+    pub extra_flags: BTreeMap<String, Vec<String>>,
+    /// Whether no worker serves two builds.
+    pub by_build: bool,
+}
+
+/// The action's kind: what it says of its workers, else what it says of itself, else its program.
+fn mnemonic(work: &WorkerJob<'_>) -> String {
+    let program = work.job.command.arguments.first().map_or("", String::as_str);
     let program = program.rsplit('/').next().unwrap_or(program);
-    let mnemonic = work.wanted.mnemonic.clone().unwrap_or_else(|| program.to_owned());
+    let own = Some(&work.job.mnemonic).filter(|mnemonic| !mnemonic.is_empty());
+    work.wanted.mnemonic.as_ref().or(own).map_or_else(|| program.to_owned(), Clone::clone)
+}
+
+/// Splits an action.
+pub(super) fn prepare(work: &WorkerJob<'_>, cas: &Cas, manner: &Manner) -> Result<Prepared, NoWorker> {
+    let command = &work.job.command;
+    let mnemonic = mnemonic(work);
     let failed = |why| NoWorker::Arguments { mnemonic: mnemonic.clone(), why };
-    let split = arguments::split(&command.arguments, Mode::Legacy).map_err(failed)?;
+    let split = arguments::split(&command.arguments, manner.mode).map_err(failed)?;
     let mut read = |name: &str| read_input(work, cas, name);
     let expanded = arguments::expand(&split.flag_files, &mut read).map_err(failed)?;
     let (inputs, marked) = inputs(&work.staged, command);
     let (tools, quality) = tools(work, marked, &split.startup);
     let mut startup = split.startup;
     startup.push("--persistent_worker".to_owned());
-    startup.extend(extra_flags(&mnemonic));
+    startup.extend(manner.extra_flags.get(&mnemonic).into_iter().flatten().cloned());
+    let verbosity = manner.verbosity;
     let request = WorkRequest { arguments: expanded, inputs, verbosity, ..WorkRequest::default() };
     let bytes = bazel_proto::encoded_len(&request);
     if bytes > REQUEST_BYTES_MAX {
@@ -141,6 +159,7 @@ pub(super) fn prepare(
         sandbox: Hosted::spec(&work.spec),
         limits: work.limits.clone(),
         declared: declared.clone(),
+        build: manner.by_build.then(|| work.job.invocation.clone()),
         tools,
         quality,
     };
@@ -165,6 +184,7 @@ pub(super) fn prepare(
         protocol: *protocol,
         multiplex,
         shares,
+        build: parts.build,
         cancels: *cancels,
         staged: work.staged.clone(),
     };

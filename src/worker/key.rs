@@ -69,6 +69,8 @@ pub struct KeyParts {
     pub limits: Limits,
     /// What the client declares as key, if it does.
     pub declared: Option<String>,
+    /// The build that it serves, if it serves no other.
+    pub build: Option<String>,
     /// Its files: path and digest.
     pub tools: Vec<(String, String)>,
     /// What the tools stand for.
@@ -97,7 +99,7 @@ impl WorkerKey {
         family.bytes(&parts.modes.map(u8::from));
         // Plain data without addresses: what it prints is what it is.
         family.text(&format!("{:?}", parts.sandbox)).text(&format!("{:?}", parts.limits));
-        family.list(parts.declared.iter());
+        family.list(parts.declared.iter()).list(parts.build.iter());
         let mut tools = Fields::new("fulgurite worker tools");
         tools.text(parts.quality.name()).pairs(&parts.tools);
         WorkerKey { family: family.finish(), tools: tools.finish() }
@@ -213,6 +215,7 @@ mod tests {
             sandbox: SandboxSpec::default(),
             limits: Limits::default(),
             declared: Some("k".to_owned()),
+            build: None,
             tools: vec![pair("tools/javac", "aa"), pair("tools/lib.jar", "bb")],
             quality: KeyQuality::Marked,
         }
@@ -223,7 +226,7 @@ mod tests {
     #[test]
     fn every_part_makes_another_worker() {
         let key = WorkerKey::of(&parts());
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 15] = [
             ("tenant", |parts| parts.tenant = "other".to_owned()),
             ("flag", |parts| parts.startup[1] = "-J-Xmx2g".to_owned()),
             ("split of arguments", |parts| {
@@ -239,6 +242,7 @@ mod tests {
             ("network", |parts| parts.sandbox.network = Network::Host),
             ("limits", |parts| parts.limits.memory_bytes_max = Some(1)),
             ("declared key", |parts| parts.declared = None),
+            ("build", |parts| parts.build = Some(String::new())),
             ("tool", |parts| parts.tools[1].1 = "cc".to_owned()),
             ("no tool", |parts| parts.tools.clear()),
         ];

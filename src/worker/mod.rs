@@ -21,6 +21,7 @@ mod shared;
 pub mod wanted;
 pub mod wire;
 
-pub use driver::{WorkerDone, WorkerEnd, Workers, WorkersOptions};
+pub use driver::{Stay, Used, WorkerDone, WorkerEnd, Workers, WorkersOptions};
 pub use ground::Ground;
-pub use job::{NoWorker, WorkerJob};
+pub use job::{Manner, NoWorker, WorkerJob};
+pub use machine::{Counts, WorkerPhase, WorkerState};

@@ -53,6 +53,19 @@ impl Tree {
         self.put(path, leaf);
     }
 
+    /// Marks a file that is there as one of the tool.
+    pub fn mark(&mut self, path: &str) {
+        match path.split_once('/') {
+            Some((first, rest)) => self.directories.get_mut(first).unwrap().mark(rest),
+            None => self.files.get_mut(path).unwrap().is_tool = true,
+        }
+    }
+
+    /// What is in a file at the top.
+    pub fn text(&self, name: &str) -> String {
+        String::from_utf8(self.files[name].bytes.clone().unwrap()).unwrap()
+    }
+
     fn put(&mut self, path: &str, leaf: Leaf) {
         match path.split_once('/') {
             Some((first, rest)) => self.directories.entry(first.to_owned()).or_default().put(rest, leaf),

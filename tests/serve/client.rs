@@ -17,20 +17,28 @@ use fulgurite_proto::reapi::content_addressable_storage_client::ContentAddressab
 use fulgurite_proto::reapi::execution_client::ExecutionClient;
 use fulgurite_proto::reapi::{self, execution_stage::Value as Stage};
 use prost::Message;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 /// Messages of at most this size are taken.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
+/// Of blobs that go in one call.
+const BATCH_BYTES_MAX: usize = 3 << 20;
+
 /// A connection. Clones share it.
 #[derive(Clone)]
 pub struct Client {
     runtime: Arc<Runtime>,
     channel: Channel,
+    /// What actions are said to be a part of.
+    metadata: reapi::RequestMetadata,
+    instance: String,
 }
 
 /// An operation that is under way.
@@ -56,7 +64,21 @@ impl Client {
             let _inside = runtime.enter();
             endpoint.connect_lazy()
         };
-        Client { runtime: Arc::new(runtime), channel }
+        let metadata = reapi::RequestMetadata::default();
+        Client { runtime: Arc::new(runtime), channel, metadata, instance: String::new() }
+    }
+
+    /// The same, whose actions are of this build and this kind.
+    pub fn of_build(&self, invocation: &str, mnemonic: &str) -> Client {
+        let mut client = self.clone();
+        client.metadata.tool_invocation_id = invocation.to_owned();
+        client.metadata.action_mnemonic = mnemonic.to_owned();
+        client
+    }
+
+    /// The same, whose actions are of this instance.
+    pub fn of_instance(&self, instance: &str) -> Client {
+        Client { instance: instance.to_owned(), ..self.clone() }
     }
 
     /// Another connection to the same place would look the same to us; this one is another runtime's.
@@ -86,8 +108,19 @@ impl Client {
         bad.map_or(Ok(()), |status| Err(Status::new(Code::from_i32(status.code), status.message)))
     }
 
+    /// Stores blobs, each once, in as many batches as it takes.
     pub fn upload(&self, blobs: &[Vec<u8>]) {
-        self.try_upload(blobs).unwrap();
+        let mut batch = Vec::new();
+        let mut batch_bytes = 0;
+        for bytes in BTreeSet::from_iter(blobs) {
+            if batch_bytes + bytes.len() > BATCH_BYTES_MAX && !batch.is_empty() {
+                self.try_upload(&std::mem::take(&mut batch)).unwrap();
+                batch_bytes = 0;
+            }
+            batch_bytes += bytes.len();
+            batch.push(bytes.clone());
+        }
+        self.try_upload(&batch).unwrap();
     }
 
     /// Stores a blob that is too large for a batch.
@@ -171,11 +204,14 @@ impl Client {
 
     /// Has an action run; the operation is under way when this returns.
     pub fn try_execute(&self, action: &reapi::Digest, skip_cache_lookup: bool) -> Result<Running, Status> {
-        let request = reapi::ExecuteRequest {
+        let mut request = tonic::Request::new(reapi::ExecuteRequest {
+            instance_name: self.instance.clone(),
             action_digest: Some(action.clone()),
             skip_cache_lookup,
             ..reapi::ExecuteRequest::default()
-        };
+        });
+        let metadata = MetadataValue::from_bytes(&self.metadata.encode_to_vec());
+        request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", metadata);
         self.wait(async {
             let mut client =
                 ExecutionClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);

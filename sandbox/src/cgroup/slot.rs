@@ -267,6 +267,14 @@ impl Slot {
         self.meter.usage()
     }
 
+    /// CPU time and the peak of memory since the last [`Slot::rebase`], and nothing else.
+    ///
+    /// # Errors
+    /// As [`Slot::usage`].
+    pub fn glance(&self) -> Result<Usage, CgroupError> {
+        self.meter.glance()
+    }
+
     /// Memory in use now, in bytes, page cache included: of the action on v2, of the init too on v1. `None`: not
     /// counted here.
     pub fn memory_bytes(&self) -> Option<u64> {

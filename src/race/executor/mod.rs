@@ -388,6 +388,10 @@ impl Executor for Racing {
         self.options.jobs.max(self.local.slots())
     }
 
+    fn workers(&self) -> Option<&crate::worker::Workers> {
+        self.local.workers()
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let totals = self.totals();
         let mut counters = self.local.counters();

@@ -15,6 +15,7 @@
 mod deliver;
 mod request;
 mod stream;
+mod workers;
 
 use super::context::Context;
 use super::engine::{Engine, Task};
@@ -220,6 +221,7 @@ impl LocalService {
             command: command.clone(),
             queued: drive::now(),
             mnemonic: asked.mnemonic.clone(),
+            invocation: asked.invocation.clone(),
             placement: asked.placement,
             fresh: asked.fresh,
         };
@@ -312,6 +314,25 @@ impl Local for LocalService {
             counters: self.counters(),
             ..v1::Status::default()
         }))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        Self::check_caller(&request)?;
+        let engine = self.context.engine.as_ref();
+        Ok(Response::new(workers::list(engine.and_then(|engine| engine.executor().workers()))))
+    }
+
+    async fn stop_workers(
+        &self,
+        request: Request<v1::StopWorkersRequest>,
+    ) -> Result<Response<v1::StopWorkersResponse>, Status> {
+        Self::check_caller(&request)?;
+        let engine = self.context.engine.clone();
+        let stop = move || workers::stop(engine.as_ref().and_then(|engine| engine.executor().workers()));
+        Ok(Response::new(self.context.disk.run(stop).await?))
     }
 
     type WatchStream = tokio_stream::Empty<Result<v1::Event, Status>>;

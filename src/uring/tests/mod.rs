@@ -2,6 +2,7 @@
 
 mod backpressure;
 mod ending;
+mod packets;
 mod peers;
 mod refused;
 mod streams;

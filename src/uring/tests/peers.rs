@@ -41,6 +41,10 @@ impl Framing for Lengths {
         Ok(())
     }
 
+    fn is_inside(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     fn finish(&mut self) -> Result<(), FramingError> {
         if self.pending.is_empty() {
             return Ok(());

@@ -140,6 +140,10 @@ impl Framing for JsonFraming {
         Ok(())
     }
 
+    fn is_inside(&self) -> bool {
+        self.object.is_some()
+    }
+
     fn finish(&mut self) -> Result<(), FramingError> {
         match self.object {
             None => Ok(()),

@@ -254,7 +254,7 @@ impl Framing for ProtoFraming {
                 Ok(taken) => {
                     let (done, rest) = bytes.split_at(taken);
                     // A response that has just ended is not what the next error is about.
-                    if self.state != State::Length || self.varint.bytes > 0 {
+                    if self.is_inside() {
                         self.seen.add(done);
                     }
                     bytes = rest;
@@ -267,6 +267,10 @@ impl Framing for ProtoFraming {
             }
         }
         Ok(())
+    }
+
+    fn is_inside(&self) -> bool {
+        self.state != State::Length || self.varint.bytes > 0
     }
 
     fn finish(&mut self) -> Result<(), FramingError> {

@@ -5,7 +5,7 @@
 //!                                   └──────── Lost (the worker is gone; it comes again) ◄──┘     or End: back at once
 //!   worker's thread:  lease, host ─► Started ─► orders: take away what nobody waits for, stop, kill ─► quiet ─► Gone
 //!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks)
-//!   timer:            ticks when the machine is due; looks at memory
+//!   timer:            ticks when the machine is due; looks at memory, and whether idle ones write what nobody asked for
 //! ```
 //! Invariants: the lock of the board is held for decisions and for what cannot block, never for a mount or a write to a
 //! disk; a layer is removed only when its view is out of the worker, or the worker is quiet; every thread is joined by
@@ -18,17 +18,18 @@ mod request;
 mod start;
 mod ticket;
 
+pub use process::Used;
 pub use request::{WorkerDone, WorkerEnd};
 
 use super::ground::Ground;
-use super::job::{Launch, NoWorker, Prepared, WorkerJob, prepare};
-use super::limits::MEMORY_LOOK_EVERY;
+use super::job::{Launch, Manner, NoWorker, Prepared, WorkerJob, prepare};
+use super::limits::LOOK_EVERY;
 use super::log;
-use super::machine::{Event, PoolLimits, RequestId, Submission};
+use super::machine::{Counts, Event, PoolLimits, RequestId, Submission, WorkerId, WorkerState};
 use crate::exec::executor::Cancel;
 use crate::uring::Ipc;
 use board::Board;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,10 +46,8 @@ pub struct WorkersOptions {
     pub log_dir: PathBuf,
     /// How long a worker may take to end after SIGTERM.
     pub stop_grace: Duration,
-    /// 10 for much.
-    pub verbosity: i32,
-    /// More arguments for workers of a mnemonic, after `--persistent_worker`.
-    pub extra_flags: BTreeMap<String, Vec<String>>,
+    /// How actions become requests.
+    pub manner: Manner,
 }
 
 /// The persistent workers of a daemon. Clones are the same ones.
@@ -66,6 +65,8 @@ struct Inner {
     board: Mutex<Board>,
     /// The machine may be due sooner than the timer knows.
     sooner: Condvar,
+    /// A worker is gone.
+    fewer: Condvar,
     begun: Instant,
     requests: AtomicU64,
 }
@@ -84,6 +85,7 @@ impl Workers {
             board: Mutex::new(Board::new(options.limits.clone())),
             options,
             sooner: Condvar::new(),
+            fewer: Condvar::new(),
             begun: Instant::now(),
             requests: AtomicU64::new(1),
         });
@@ -97,12 +99,39 @@ impl Workers {
     /// Has a worker do it, and returns when there is a result, or none will come. Blocks; `cancel` ends it at once.
     #[must_use]
     pub fn execute(&self, work: &WorkerJob<'_>, cancel: &Cancel) -> WorkerEnd {
-        let options = &self.inner.options;
-        let extra = |mnemonic: &str| options.extra_flags.get(mnemonic).cloned().unwrap_or_default();
-        match prepare(work, &self.inner.ground.cas, options.verbosity, extra) {
+        match prepare(work, &self.inner.ground.cas, &self.inner.options.manner) {
             Ok(prepared) => self.inner.execute(work, prepared, cancel),
             Err(why) => WorkerEnd::NoWorker(why),
         }
+    }
+
+    /// Says that an action of this build is here, as long as what it gives lives: whether a worker is asked for or not.
+    #[must_use]
+    pub fn enter(&self, build: &str) -> Option<Stay> {
+        self.inner.options.manner.by_build.then(|| {
+            self.inner.event(Event::Entered(build.to_owned()));
+            Stay { inner: self.inner.clone(), build: build.to_owned() }
+        })
+    }
+
+    /// All workers, oldest first. Asks neither them nor the kernel.
+    #[must_use]
+    pub fn states(&self) -> Vec<WorkerState> {
+        let board = self.inner.lock();
+        let mut states = board.machine.states(self.inner.now());
+        for state in &mut states {
+            if let Some(process) = board.processes.get(&state.id) {
+                state.served = process.served.load(Ordering::Relaxed);
+                state.cpu = process.cpu_seen();
+            }
+        }
+        states
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.inner.lock().machine.counts()
     }
 
     /// How many workers live.
@@ -117,9 +146,16 @@ impl Workers {
         self.inner.lock().machine.memory_bytes()
     }
 
-    /// Stops all workers, those at work when they are done; new ones are started for new requests.
-    pub fn clear(&self) {
-        self.inner.event(Event::Clear);
+    /// Stops all workers, those at work when they are done; new ones are started for new requests. Waits as long as
+    /// `patience` for the ends of those that live now, and says how many there were and how many are left.
+    pub fn clear(&self, patience: Duration) -> (usize, usize) {
+        let mut board = self.inner.lock();
+        let before: BTreeSet<WorkerId> = board.machine.ids().collect();
+        self.inner.event_on(&mut board, Event::Clear);
+        let left = |board: &mut Board| board.machine.ids().filter(|id| before.contains(id)).count();
+        let waited = self.inner.fewer.wait_timeout_while(board, patience, |board| left(board) > 0);
+        let (mut board, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (before.len(), left(&mut board))
     }
 
     /// Stops all workers and takes nothing more; returns when all are quiet. Requests that run may end, in their time.
@@ -138,6 +174,19 @@ impl Workers {
         if let Some(timer) = self.timer.take() {
             let _ = timer.join();
         }
+    }
+}
+
+/// See [`Workers::enter`].
+#[derive(Debug)]
+pub struct Stay {
+    inner: Arc<Inner>,
+    build: String,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.inner.event(Event::Left(std::mem::take(&mut self.build)));
     }
 }
 
@@ -164,6 +213,9 @@ impl Inner {
         };
         let effects = board.machine.handle(event, now);
         self.perform(board, effects, gone);
+        if gone.is_some() {
+            self.fewer.notify_all();
+        }
         let due = board.machine.due();
         if due.is_some_and(|due| board.planned.is_none_or(|planned| due < planned)) {
             self.sooner.notify_all();
@@ -180,6 +232,7 @@ impl Inner {
             key: launch.key,
             tools: launch.tools.clone(),
             mnemonic: launch.mnemonic.clone(),
+            build: launch.build.clone(),
             multiplex: launch.multiplex,
             cancels: launch.cancels,
             timeout,
@@ -190,14 +243,14 @@ impl Inner {
 
     /// The timer's thread.
     fn keep_time(self: &Arc<Self>) {
-        let mut look_at = MEMORY_LOOK_EVERY;
+        let mut look_at = LOOK_EVERY;
         let mut board = self.lock();
         while !board.ended {
             let now = self.now();
             if now >= look_at {
-                look_at = now + MEMORY_LOOK_EVERY;
+                look_at = now + LOOK_EVERY;
                 drop(board);
-                self.look_at_memory();
+                self.look_at_all();
                 board = self.lock();
                 continue;
             }
@@ -213,13 +266,22 @@ impl Inner {
         }
     }
 
-    fn look_at_memory(self: &Arc<Self>) {
+    /// What each uses; and whether those that nobody has asked anything have begun to answer.
+    fn look_at_all(self: &Arc<Self>) {
         let (ready, processes) = {
             let board = self.lock();
+            // Under the lock: nobody asks an idle one meanwhile.
+            for process in board.machine.idle().iter().filter_map(|id| board.processes.get(id)) {
+                if let Err(why) = process.is_silent() {
+                    process.order(process::Order::Fail(why));
+                }
+            }
             (board.machine.ready(), board.processes.clone())
         };
         for id in ready {
-            if let Some(bytes) = processes.get(&id).and_then(|process| process.memory_bytes()) {
+            let Some(process) = processes.get(&id) else { continue };
+            process.look_at_cpu();
+            if let Some(bytes) = process.memory_bytes() {
                 self.event(Event::Memory(id, bytes));
             }
         }

@@ -5,6 +5,7 @@ use crate::exec::Verdict;
 use crate::uring::{Channel, SendError};
 use crate::worker::ground::Mounted;
 use crate::worker::job::Launch;
+use crate::worker::junk::unparseable;
 use crate::worker::limits::HANGUP_PATIENCE;
 use crate::worker::log::WorkerLog;
 use crate::worker::machine::{RequestId, WorkerId};
@@ -12,14 +13,14 @@ use crate::worker::shared::SharedRoot;
 use crate::worker::wire::{Protocol, WorkRequest};
 use crate::worker::{bazel_json, bazel_proto};
 use fulgurite_sandbox::hosted::{Hosted, HostedError};
-use fulgurite_sandbox::outcome::Outcome;
+use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::sandbox::Killer;
 use fulgurite_sandbox::sys::mount;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 /// What a worker's thread is to do.
@@ -58,6 +59,10 @@ pub(super) struct Process {
     pub action_id: u32,
     /// Requests that were sent.
     pub served: AtomicU64,
+    /// Microseconds of processor time when it was looked at last, and one; 0: nobody has.
+    pub cpu_seen_us: AtomicU64,
+    /// How it ended, once it has.
+    pub end: OnceLock<End>,
     pub hosted: RwLock<Option<Hosted>>,
     pub killer: Killer,
     pub channel: Channel,
@@ -67,6 +72,26 @@ pub(super) struct Process {
     pub base: OwnedFd,
     /// In place of views: one directory for all requests.
     pub shared: Option<Mutex<SharedRoot>>,
+}
+
+/// What a worker used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Processor time in user mode.
+    pub user: Duration,
+    /// Processor time in the kernel.
+    pub system: Duration,
+    /// The most memory at a time since the worker's start.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Used {
+    /// What was used since then; the peak is that of all its life.
+    pub(super) fn since(self, before: Used) -> Used {
+        let (user, system) =
+            (self.user.saturating_sub(before.user), self.system.saturating_sub(before.system));
+        Used { user, system, peak_bytes: self.peak_bytes }
+    }
 }
 
 /// How a worker's thread came to end it.
@@ -106,6 +131,37 @@ impl Process {
 
     pub fn memory_bytes(&self) -> Option<u64> {
         self.hosted.try_read().ok()?.as_ref()?.memory_bytes()
+    }
+
+    /// Processor time and the peak of memory since its start, as far as its cgroup counts them.
+    pub fn used(&self) -> Option<Used> {
+        let used = self.hosted.try_read().ok()?.as_ref()?.used()?;
+        let time = |us: Option<u64>| Duration::from_micros(us.unwrap_or(0));
+        used.cpu_user_us?;
+        let (user, system) = (time(used.cpu_user_us), time(used.cpu_system_us));
+        Some(Used { user, system, peak_bytes: used.memory_peak_bytes })
+    }
+
+    /// Remembers its processor time, for lists.
+    pub fn look_at_cpu(&self) {
+        if let Some(used) = self.used() {
+            let us = u64::try_from((used.user + used.system).as_micros()).unwrap_or(u64::MAX - 1);
+            self.cpu_seen_us.store(us + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// What was seen of it last.
+    pub fn cpu_seen(&self) -> Option<Duration> {
+        self.cpu_seen_us.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+
+    /// Whether a worker that has nothing to answer has written nothing. A whole answer is noticed when it comes; the
+    /// beginning of one would be taken for the beginning of the next.
+    pub fn is_silent(&self) -> Result<(), String> {
+        if self.channel.is_inside() {
+            return Err(unparseable("it wrote this when nobody had asked it for anything", &[]));
+        }
+        Ok(())
     }
 
     /// Without waiting for somebody who is about to end it.
@@ -228,6 +284,10 @@ impl Process {
             std::mem::take(&mut orphans.held)
         };
         left.into_values().for_each(|mounted| inner.ground.clean(mounted));
+        if let Some(outcome) = &outcome {
+            // The first and only.
+            let _ = self.end.set(outcome.end.clone());
+        }
         told(how, ended_itself, outcome.as_ref())
     }
 
@@ -248,9 +308,11 @@ impl Process {
 /// What to say of a worker's end.
 fn told(how: &How, ended_itself: bool, outcome: Option<&Outcome>) -> String {
     let end = outcome.map_or_else(|| "it is gone".to_owned(), |outcome| outcome.end.to_string());
+    // The kernel's kill is the reason, whatever was seen of it first.
+    let ran_out = matches!(outcome, Some(Outcome { end: End::OutOfMemory { .. }, .. }));
     match how {
-        How::Failed(why) => why.clone(),
-        How::HungUp if !ended_itself => {
+        How::Failed(why) if !ran_out => why.clone(),
+        How::HungUp if !ended_itself && !ran_out => {
             "Worker process did not return a WorkResponse: it closed its standard output".to_owned()
         }
         _ => format!("Worker process did not return a WorkResponse: it {end}"),

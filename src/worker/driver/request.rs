@@ -1,6 +1,6 @@
 //! One request, on its caller's thread.
 
-use super::process::{Order, Process};
+use super::process::{Order, Process, Used};
 use super::ticket::{Note, Ticket};
 use super::{Inner, NoWorker, Prepared, WorkerJob};
 use crate::exec::Verdict;
@@ -14,6 +14,7 @@ use crate::worker::key::{KeyQuality, WorkerKey};
 use crate::worker::machine::{Event, RequestEnd, RequestId, WorkerId};
 use crate::worker::wire::{WorkRequest, WorkResponse};
 use fulgurite_sandbox::hosted::HostedError;
+use fulgurite_sandbox::outcome::End;
 use rustix::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,9 @@ pub struct WorkerDone {
     pub served: u64,
     /// Whether nobody could write to the outputs any more when they were taken; else each file was looked at.
     pub sealed: bool,
+    /// What the worker used between question and answer, and at most until then; `None` where it has several requests
+    /// at a time, or nobody counts.
+    pub used: Option<Used>,
 }
 
 /// How a request ended.
@@ -50,6 +54,15 @@ pub enum WorkerEnd {
     TimedOut(Duration, String),
     /// The worker went down with it, and it was retried as far as that is allowed: why, with the log.
     Crashed(String),
+    /// The same, because of its memory.
+    OutOfMemory {
+        /// The most that it used.
+        peak_bytes: Option<u64>,
+        /// What it was allowed.
+        limit_bytes: Option<u64>,
+        /// In words, with the log.
+        why: String,
+    },
     /// Its view could not be made, or something else of ours failed.
     Failed(Verdict),
 }
@@ -62,6 +75,15 @@ struct Seat {
     /// None where the worker has one view for all.
     mounted: Option<Mounted>,
     served: u64,
+    /// What the worker had used when it was asked.
+    before: Option<Used>,
+}
+
+/// A request that was sent: its view, its number, and what the worker had used before it.
+struct Sent {
+    mounted: Option<Mounted>,
+    served: u64,
+    before: Option<Used>,
 }
 
 /// Why a request was not sent.
@@ -107,8 +129,9 @@ impl Inner {
                         message.sandbox_dir = sandbox_dir(&work.job.command, slot);
                     }
                     match self.send(work, message, ticket, &process, slot) {
-                        Ok((mounted, served)) => {
-                            seat = Some(Seat { process, wire_id, slot, mounted, served });
+                        Ok(sent) => {
+                            let Sent { mounted, served, before } = sent;
+                            seat = Some(Seat { process, wire_id, slot, mounted, served, before });
                         }
                         Err(NotSent::Broken(why, mounted)) => {
                             process.leave(self, request, mounted);
@@ -158,7 +181,7 @@ impl Inner {
         ticket: &Ticket,
         process: &Process,
         slot: u32,
-    ) -> Result<(Option<Mounted>, u64), NotSent> {
+    ) -> Result<Sent, NotSent> {
         let outputs = work.job.command.outputs.iter().filter_map(|output| output.path.as_ref());
         let mounted = if let Some(mut shared) = process.shared() {
             let shown = shared.show(&self.ground.cas, &work.staged).and_then(|()| {
@@ -177,8 +200,13 @@ impl Inner {
             }
             Some(mounted)
         };
+        let is_alone = !process.launch.multiplex;
+        if is_alone && let Err(why) = process.is_silent() {
+            return Err(NotSent::Broken(why, mounted));
+        }
+        let before = is_alone.then(|| process.used()).flatten();
         match ticket.unless_told(|| process.send(message)) {
-            Some(Ok(())) => Ok((mounted, process.count())),
+            Some(Ok(())) => Ok(Sent { mounted, served: process.count(), before }),
             Some(Err(error)) => {
                 let what =
                     "Worker process quit or closed its stdin stream when we tried to send a WorkRequest";
@@ -216,7 +244,8 @@ impl Inner {
         request: RequestId,
         response: WorkResponse,
     ) -> WorkerDone {
-        let Seat { process, wire_id, slot, mounted, served } = seat;
+        let Seat { process, wire_id, slot, mounted, served, before } = seat;
+        let used = before.and_then(|before| process.used().map(|now| now.since(before)));
         let hand = |upper, merged, inputs: &dyn Inputs| {
             hand_off(&HandoffRequest {
                 upper,
@@ -259,7 +288,7 @@ impl Inner {
             }
         };
         let (worker, key, quality) = (process.id, process.launch.key, process.launch.quality);
-        WorkerDone { response, outputs, worker, key, quality, served, sealed }
+        WorkerDone { response, outputs, worker, key, quality, served, sealed, used }
     }
 }
 
@@ -270,7 +299,16 @@ fn ended(end: RequestEnd, last: Option<&Process>) -> WorkerEnd {
     match end {
         RequestEnd::Canceled => WorkerEnd::Canceled,
         RequestEnd::TimedOut(limit) => WorkerEnd::TimedOut(limit, log()),
-        RequestEnd::Crashed(_, why) => WorkerEnd::Crashed(format!("{why}\n\n{}", log())),
+        RequestEnd::Crashed(_, why) => {
+            let why = format!("{why}\n\n{}", log());
+            match last.and_then(|process| process.end.get()) {
+                Some(End::OutOfMemory { peak_bytes, limit_bytes }) => {
+                    let (peak_bytes, limit_bytes) = (*peak_bytes, *limit_bytes);
+                    WorkerEnd::OutOfMemory { peak_bytes, limit_bytes, why }
+                }
+                _ => WorkerEnd::Crashed(why),
+            }
+        }
         RequestEnd::StartFailed(why) => no_worker(format!("no worker can be started: {why}")),
         RequestEnd::NoWorker(waited) => no_worker(format!("no worker was free for {} s", waited.as_secs())),
         RequestEnd::QueueFull(waiting) => no_worker(format!("{waiting} requests wait for workers")),

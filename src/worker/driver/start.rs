@@ -2,7 +2,7 @@
 
 use super::Inner;
 use super::ear::Ear;
-use super::process::{Order, Process};
+use super::process::{How, Order, Process};
 use crate::action::ExecPath;
 use crate::exec::Verdict;
 use crate::stage::Layer;
@@ -23,7 +23,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 /// What lies below a worker's own view, as long as it lives.
@@ -48,6 +48,9 @@ pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
     inner.ready(process.clone());
     let how = process.follow(inner, &received);
     let why = process.finish(inner, &how);
+    if !matches!(how, How::Stopped | How::Killed) {
+        tracing::info!(worker = %id, mnemonic = launch.mnemonic, "a worker has ended: {why}");
+    }
     drop((watch, drain));
     base.clean(inner);
     inner.event(Event::Gone(id, why));
@@ -188,6 +191,8 @@ fn connect(
         log,
         action_id: hosted.sandbox().map_or(0, fulgurite_sandbox::sandbox::Sandbox::action_id),
         served: AtomicU64::new(0),
+        cpu_seen_us: AtomicU64::new(0),
+        end: OnceLock::new(),
         killer: hosted.killer(),
         hosted: RwLock::new(Some(hosted)),
         channel,

@@ -16,11 +16,11 @@ impl Machine {
         let flights = self.workers.values().flat_map(|worker| {
             worker.flights.iter().filter_map(|flight| match flight.phase {
                 Phase::Running(until) => Some(until),
-                // A doomed worker goes when its last caller has, not at a time.
-                Phase::Orphan(until) => worker.doomed.is_none().then_some(until),
+                Phase::Orphan(until) => (until < Duration::MAX).then_some(until),
                 Phase::Answered => None,
             })
         });
+        let silent = self.workers.values().filter_map(super::Worker::silent_until);
         let waiting = self.waiting.iter().filter_map(|request| self.requests.get(request));
         let waiting = waiting.flat_map(|request| {
             let pause = self.crashes.get(&request.submission.key).map(|crashes| crashes.not_before);
@@ -28,13 +28,21 @@ impl Machine {
             // One that was over at the last event held nobody up then; one that is over since is due, however late.
             [Some(patience), pause.filter(|pause| *pause > self.handled)]
         });
-        self.workers.values().filter_map(idle).chain(flights).chain(waiting.flatten()).min()
+        self.workers
+            .values()
+            .filter_map(idle)
+            .chain(flights)
+            .chain(silent)
+            .chain(self.build_due())
+            .chain(waiting.flatten())
+            .min()
     }
 
     pub(super) fn tick(&mut self, now: Duration) {
         self.expire_waiting(now);
         self.expire_flights(now);
         self.expire_idle(now);
+        self.expire_builds(now);
         let pause = self.limits.backoff_max.saturating_mul(2);
         self.crashes.retain(|_, crashes| now < crashes.not_before.saturating_add(pause));
     }
@@ -51,19 +59,29 @@ impl Machine {
     }
 
     fn expire_flights(&mut self, now: Duration) {
+        let (grace, finish) = (self.limits.cancel_grace, self.limits.finish_max);
         let mut hung: Vec<WorkerId> = Vec::new();
         let mut late: Vec<RequestId> = Vec::new();
         for (id, worker) in &mut self.workers {
             for flight in &mut worker.flights {
-                match flight.phase {
+                let patience = match flight.phase {
                     Phase::Running(until) if until <= now => {
-                        flight.phase = Phase::Orphan(now);
                         late.push(flight.request);
+                        if worker.multiplex && worker.cancels && worker.doomed.is_none() {
+                            // Others are well in it, perhaps: what it answers to this shows.
+                            flight.phase = Phase::Orphan(now.saturating_add(grace));
+                            self.effects.push(Effect::SendCancel(*id, flight.wire_id));
+                            continue;
+                        }
+                        self.requests.get(&flight.request).map_or(grace, |entry| entry.submission.timeout)
                     }
-                    Phase::Orphan(until) if until <= now => {}
+                    Phase::Orphan(until) if until <= now && worker.cancels => grace,
+                    Phase::Orphan(until) if until <= now => finish,
                     _ => continue,
-                }
+                };
+                flight.phase = Phase::Orphan(Duration::MAX);
                 worker.doomed.get_or_insert(StopReason::Hung);
+                worker.silence_max = Some(worker.silence_max.map_or(patience, |max| max.min(patience)));
                 hung.push(*id);
             }
         }
@@ -72,6 +90,26 @@ impl Machine {
             self.end(request, RequestEnd::TimedOut(limit));
         }
         hung.into_iter().for_each(|id| self.settle(id));
+        self.end_wedged(now);
+    }
+
+    /// Ends those that have shown no sign of life since one of their requests should have been answered: the others in
+    /// them would each wait for its own deadline.
+    fn end_wedged(&mut self, now: Duration) {
+        let wedged = self.workers.iter().filter_map(|(id, worker)| {
+            let until = worker.silent_until().filter(|until| *until <= now)?;
+            Some((*id, worker.key, now.saturating_sub(until) + worker.silence_max?))
+        });
+        let wedged: Vec<_> = wedged.collect();
+        for (id, key, silence) in wedged {
+            let seconds = silence.as_secs_f64();
+            let why = format!(
+                "Worker process did not return a WorkResponse: it answered nothing for {seconds:.1} s"
+            );
+            self.count_crash(key, now);
+            self.fail_flights(id, &why);
+            self.bury(id, Effect::Kill(id, StopReason::Hung));
+        }
     }
 
     fn expire_idle(&mut self, now: Duration) {

@@ -27,6 +27,8 @@ pub struct PoolLimits {
     pub freeze_after: Duration,
     /// And stopped after this.
     pub idle_max: Duration,
+    /// How long after its last action a build is over, and its workers are stopped; `None`: workers serve all builds.
+    pub build_pause_max: Option<Duration>,
     /// How long a worker may take to answer a cancel.
     pub cancel_grace: Duration,
     /// How long one that knows no cancel may go on with work that nobody wants; zero: it is killed at once.
@@ -53,6 +55,7 @@ impl Default for PoolLimits {
             memory_bytes_max: None,
             freeze_after: Duration::from_secs(5),
             idle_max: Duration::from_secs(15 * 60),
+            build_pause_max: None,
             cancel_grace: Duration::from_secs(5),
             finish_max: Duration::from_secs(30),
             retry_crashed: true,
@@ -64,6 +67,9 @@ impl Default for PoolLimits {
 
 /// Keys whose crashes are remembered: those longest ago are forgotten first.
 pub(super) const CRASHES_MAX: usize = 1024;
+
+/// Builds that are known at a time: with more, that which was idle longest is over.
+pub(super) const BUILDS_MAX: usize = 1024;
 
 /// Ids of a multiplex worker's requests end here, well below where 32 bits do; the worker is replaced.
 pub(super) const WIRE_ID_MAX: i32 = 1 << 30;

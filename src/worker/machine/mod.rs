@@ -14,16 +14,21 @@
 //! one that is to blame brings no other down with it. A key whose workers crash in a row waits before the next start.
 //!
 //! What a hang costs: the request. Its caller is told at its deadline; the worker gets nothing new, and is killed when
-//! nobody else is in it.
+//! nobody else is in it. A multiplex worker that answers cancels is asked to cancel instead, and stays if it does. One
+//! that says nothing at all for as long as the late request was given is wedged, or stopped: it is killed, and the
+//! others in it run once more, as after a crash. No wire has a heartbeat: an answer is the only sign of life.
 
+mod builds;
 mod clock;
 mod limits;
 mod pump;
+mod state;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use limits::PoolLimits;
+pub use state::{Counts, WorkerPhase, WorkerState};
 pub use types::{Effect, Event, RequestEnd, RequestId, StopReason, Submission, WorkerId};
 
 use crate::worker::key::{WorkerKey, changed_tools};
@@ -40,6 +45,8 @@ pub struct Machine {
     /// In the order of submission: a request that is retried has its old place.
     waiting: BTreeSet<RequestId>,
     crashes: HashMap<WorkerKey, Crashes>,
+    builds: HashMap<String, builds::Build>,
+    counts: Counts,
     next_worker: u64,
     uses: u64,
     draining: bool,
@@ -78,6 +85,7 @@ struct Worker {
     key: WorkerKey,
     tools: Arc<[(String, String)]>,
     mnemonic: String,
+    build: Option<String>,
     multiplex: bool,
     cancels: bool,
     life: Life,
@@ -90,11 +98,22 @@ struct Worker {
     used: u64,
     /// Gets nothing new, and goes when nothing is left.
     doomed: Option<StopReason>,
+    /// When it answered anything last, or was started.
+    heard: Duration,
+    /// Since one of its requests was late: for how long it may say nothing while others wait for it.
+    silence_max: Option<Duration>,
 }
 
 impl Worker {
     fn is_idle(&self) -> bool {
         self.life == Life::Ready && self.flights.is_empty()
+    }
+
+    /// When it counts as wedged, if it goes on to say nothing.
+    fn silent_until(&self) -> Option<Duration> {
+        let is_waited_for = self.flights.iter().any(|flight| matches!(flight.phase, Phase::Running(_)));
+        let silence_max = self.silence_max.filter(|_| self.life == Life::Ready && is_waited_for)?;
+        Some(self.heard.saturating_add(silence_max))
     }
 
     fn flight(&mut self, wire_id: i32) -> Option<&mut Flight> {
@@ -138,6 +157,8 @@ impl Machine {
             requests: HashMap::new(),
             waiting: BTreeSet::new(),
             crashes: HashMap::new(),
+            builds: HashMap::new(),
+            counts: Counts::default(),
             next_worker: 1,
             uses: 0,
             draining: false,
@@ -159,6 +180,8 @@ impl Machine {
             Event::Broken(worker, why) => self.broken(worker, why, now),
             Event::Gone(worker, why) => self.gone(worker, &why, now),
             Event::Memory(worker, bytes) => self.memory(worker, bytes),
+            Event::Entered(build) => self.entered(build, now),
+            Event::Left(build) => self.left(&build, now),
             Event::Tick => self.tick(now),
             Event::Clear => self.clear(),
             Event::Drain => self.drain(),
@@ -235,6 +258,7 @@ impl Machine {
         };
         worker.life = Life::Ready;
         worker.idle_since = now;
+        worker.heard = now;
         self.settle(id);
     }
 
@@ -262,6 +286,7 @@ impl Machine {
             return;
         };
         let key = worker.key;
+        worker.heard = now;
         let flight = worker.flight(wire_id).filter(|flight| flight.phase != Phase::Answered);
         let Some(flight) = flight else {
             let why = format!("it answered request {wire_id}, which it does not have");
@@ -302,6 +327,7 @@ impl Machine {
             if was_wanted {
                 self.count_crash(worker.key, now);
             }
+            self.counts.died += 1;
             self.fail_flights(id, why);
         }
         self.workers.remove(&id);
@@ -322,6 +348,7 @@ impl Machine {
                     entry.crashes += 1;
                     entry.fresh_from = self.next_worker;
                     entry.at = None;
+                    self.counts.retried += 1;
                     self.waiting.insert(request);
                 }
                 Some(_) => self.end(request, RequestEnd::Crashed(id, why.to_owned())),
@@ -351,6 +378,7 @@ impl Machine {
     fn end(&mut self, request: RequestId, end: RequestEnd) {
         self.waiting.remove(&request);
         if self.requests.remove(&request).is_some() {
+            self.counts.end_of_request(&end);
             self.effects.push(Effect::End(request, end));
         }
     }
@@ -375,6 +403,9 @@ impl Machine {
     }
 
     fn bury(&mut self, id: WorkerId, how: Effect) {
+        if let Effect::Stop(_, why) | Effect::Kill(_, why) = &how {
+            self.counts.end_of_worker(why);
+        }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.life = Life::Dying;
             worker.flights.clear();

@@ -113,6 +113,7 @@ impl Machine {
             key,
             tools: submission.tools,
             mnemonic: submission.mnemonic,
+            build: submission.build,
             multiplex: submission.multiplex,
             cancels: submission.cancels,
             life: Life::Starting,
@@ -123,7 +124,10 @@ impl Machine {
             idle_since: now,
             used: 0,
             doomed: None,
+            heard: now,
+            silence_max: None,
         };
+        self.counts.started += 1;
         self.workers.insert(id, worker);
         self.effects.push(Effect::Start(id, request));
         Some(slots)

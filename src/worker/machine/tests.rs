@@ -11,11 +11,13 @@ pub(super) struct Scene {
     pub machine: Machine,
     pub now: Duration,
     pub requests: u64,
+    /// Of what is submitted.
+    pub build: Option<String>,
 }
 
 impl Scene {
     pub fn new(limits: PoolLimits) -> Self {
-        Scene { machine: Machine::new(limits), now: Duration::ZERO, requests: 0 }
+        Scene { machine: Machine::new(limits), now: Duration::ZERO, requests: 0, build: None }
     }
 
     pub fn event(&mut self, event: Event) -> Vec<Effect> {
@@ -29,6 +31,7 @@ impl Scene {
             key: WorkerKey::for_test(family, tools),
             tools: Arc::from([("tool".to_owned(), format!("{tools}"))]),
             mnemonic: format!("Kind{}", family % 2),
+            build: self.build.clone(),
             multiplex,
             cancels,
             timeout: 10 * SECOND,
@@ -147,6 +150,31 @@ fn after_a_crash_each_of_several_requests_runs_alone() {
 }
 
 #[test]
+fn a_pause_that_ended_while_nobody_looked_is_due_at_once() {
+    let mut scene = Scene::new(PoolLimits { starting_max: 1, ..limits() });
+    scene.submit(1, 1, false, false).clear();
+    for worker in [WorkerId(1), WorkerId(2)] {
+        scene.event(Event::Started(worker)).clear();
+        scene.event(Event::Gone(worker, "boom".to_owned())).clear();
+    }
+    scene.submit(1, 1, false, false).clear();
+    let pause = scene.machine.due().unwrap();
+    assert!(pause > scene.now && pause < SECOND, "{pause:?}");
+    // The clock is looked at long after: it is not forgotten until the request has waited too long.
+    scene.now = 3 * SECOND;
+    assert_eq!(scene.machine.due(), Some(pause));
+    assert_eq!(scene.event(Event::Tick), [start(3, 2)]);
+    // One that was over when something else held the start up is not due again and again.
+    scene.event(Event::StartFailed(WorkerId(3), "no".to_owned())).clear();
+    assert_eq!(scene.submit(2, 1, false, false), [start(4, 3)]);
+    assert_eq!(scene.submit(1, 1, false, false), []);
+    let pause = scene.machine.due().unwrap();
+    assert!(pause < 4 * SECOND, "{pause:?}");
+    assert_eq!(scene.tick(SECOND), [], "another one starts");
+    assert_eq!(scene.machine.due(), Some(scene.now - SECOND + limits().wait_max));
+}
+
+#[test]
 fn a_hung_request_ends_at_its_deadline_and_its_neighbours_go_on() {
     let mut scene = Scene::new(limits());
     scene.submit(1, 1, true, false).clear();
@@ -154,10 +182,82 @@ fn a_hung_request_ends_at_its_deadline_and_its_neighbours_go_on() {
     scene.event(Event::Started(one)).clear();
     scene.now += 5 * SECOND;
     scene.submit(1, 1, true, false).clear();
+    scene.submit(1, 1, true, false).clear();
     assert_eq!(scene.machine.due(), Some(10 * SECOND));
+    // It has answered something meanwhile: it is not the process that hangs.
+    scene.event(Event::Answered(one, 3)).clear();
+    scene.event(Event::Released(one, 3)).clear();
     assert_eq!(scene.tick(5 * SECOND), [end(1, RequestEnd::TimedOut(10 * SECOND))]);
     assert_eq!(scene.event(Event::Answered(one, 2)), [end(2, RequestEnd::Answered)]);
     assert_eq!(scene.event(Event::Released(one, 2)), [Effect::Kill(one, StopReason::Hung)]);
+}
+
+#[test]
+fn a_process_that_says_nothing_costs_its_other_requests_one_retry() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, true, false).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    scene.now += 4 * SECOND;
+    scene.submit(1, 1, true, false).clear();
+    scene.submit(1, 1, true, false).clear();
+    // Stopped: the first is told at its deadline, and the others do not wait for theirs.
+    let late = end(1, RequestEnd::TimedOut(10 * SECOND));
+    assert_eq!(scene.tick(6 * SECOND), [late, Effect::Kill(one, StopReason::Hung)]);
+    assert_eq!(scene.event(Event::Gone(one, String::new())), [start(2, 2)]);
+    let two = WorkerId(2);
+    assert_eq!(scene.event(Event::Started(two)), [assign(2, two, 1, 0)]);
+    assert_eq!(scene.event(Event::Answered(two, 1)), [end(2, RequestEnd::Answered)]);
+    assert_eq!(scene.event(Event::Released(two, 1)), [assign(3, two, 2, 0)]);
+}
+
+#[test]
+fn one_that_falls_silent_after_a_late_request_is_ended_when_it_has_been_silent_as_long() {
+    let mut scene = Scene::new(limits());
+    scene.submit(1, 1, true, false).clear();
+    let one = WorkerId(1);
+    scene.event(Event::Started(one)).clear();
+    scene.now += 7 * SECOND;
+    scene.submit(1, 1, true, false).clear();
+    scene.submit(1, 1, true, false).clear();
+    scene.event(Event::Answered(one, 3)).clear();
+    scene.event(Event::Released(one, 3)).clear();
+    assert_eq!(scene.tick(3 * SECOND), [end(1, RequestEnd::TimedOut(10 * SECOND))]);
+    assert_eq!(scene.machine.due(), Some(17 * SECOND));
+    // The last one is late itself at that time.
+    let late = end(2, RequestEnd::TimedOut(10 * SECOND));
+    assert_eq!(scene.tick(7 * SECOND), [late, Effect::Kill(one, StopReason::Hung)]);
+}
+
+#[test]
+fn a_late_request_of_many_is_canceled_and_the_worker_stays_if_it_obeys() {
+    let several = || {
+        let mut scene = Scene::new(limits());
+        scene.submit(1, 1, true, true).clear();
+        scene.event(Event::Started(WorkerId(1))).clear();
+        scene.now += 9 * SECOND;
+        scene.submit(1, 1, true, true).clear();
+        let effects = scene.tick(SECOND);
+        let late = end(1, RequestEnd::TimedOut(10 * SECOND));
+        assert_eq!(effects, [Effect::SendCancel(WorkerId(1), 1), late]);
+        assert_eq!(scene.machine.due(), Some(15 * SECOND));
+        scene
+    };
+    let one = WorkerId(1);
+    let mut scene = several();
+    assert_eq!(scene.event(Event::Answered(one, 1)), []);
+    assert_eq!(scene.event(Event::Released(one, 1)), []);
+    assert_eq!(scene.submit(1, 1, true, true), [assign(3, one, 3, 0)]);
+    // It does not: nothing is heard of it in all of the grace.
+    let mut scene = several();
+    assert_eq!(scene.tick(5 * SECOND), [Effect::Kill(one, StopReason::Hung)]);
+    assert_eq!(scene.event(Event::Gone(one, String::new())), [start(2, 2)]);
+    // It does not, but answers another: only the late one hangs.
+    let mut scene = several();
+    scene.now += 4 * SECOND;
+    assert_eq!(scene.event(Event::Answered(one, 2)), [end(2, RequestEnd::Answered)]);
+    assert_eq!(scene.event(Event::Released(one, 2)), []);
+    assert_eq!(scene.tick(SECOND), [Effect::Kill(one, StopReason::Hung)]);
 }
 
 #[test]
@@ -204,6 +304,49 @@ fn idle_workers_are_frozen_then_stopped() {
     let ttl = scene.machine.due().unwrap() - scene.now;
     let stop = Effect::Stop(one, StopReason::Idle(15 * 60 * SECOND));
     assert_eq!(scene.tick(ttl), [Effect::Thaw(one), stop]);
+}
+
+#[test]
+fn workers_of_a_build_end_a_while_after_its_last_action() {
+    let mut scene = Scene::new(PoolLimits { build_pause_max: Some(3 * SECOND), ..limits() });
+    let name = |name: &str| name.to_owned();
+    scene.event(Event::Entered(name("first"))).clear();
+    scene.event(Event::Entered(name("first"))).clear();
+    scene.event(Event::Entered(name("second"))).clear();
+    scene.build = Some(name("first"));
+    let one = scene.warm(1, 1);
+    scene.build = Some(name("second"));
+    let two = scene.warm(2, 1);
+    scene.event(Event::Left(name("second"))).clear();
+    scene.event(Event::Left(name("first"))).clear();
+    // One action of the first is still here, though no worker has it.
+    assert_eq!(scene.machine.due(), Some(3 * SECOND));
+    assert_eq!(scene.tick(3 * SECOND), [Effect::Stop(two, StopReason::BuildOver)]);
+    scene.event(Event::Left(name("first"))).clear();
+    scene.event(Event::Entered(name("first"))).clear();
+    assert_eq!(scene.tick(SECOND), []);
+    scene.event(Event::Left(name("first"))).clear();
+    assert_eq!(scene.tick(2 * SECOND), [Effect::Freeze(one)]);
+    assert_eq!(scene.tick(SECOND), [Effect::Thaw(one), Effect::Stop(one, StopReason::BuildOver)]);
+    let counts = scene.machine.counts();
+    assert_eq!((counts.started, counts.stopped, counts.answered), (2, 2, 2));
+}
+
+#[test]
+fn no_more_builds_are_known_than_there_may_be() {
+    let mut scene = Scene::new(PoolLimits { build_pause_max: Some(SECOND), ..limits() });
+    scene.build = Some("0".to_owned());
+    scene.event(Event::Entered("0".to_owned())).clear();
+    let one = scene.warm(1, 1);
+    scene.event(Event::Left("0".to_owned())).clear();
+    for number in 1..limits::BUILDS_MAX {
+        scene.event(Event::Entered(number.to_string())).clear();
+        assert_eq!(scene.event(Event::Left(number.to_string())), []);
+    }
+    scene.now += SECOND / 2;
+    scene.event(Event::Entered("last".to_owned())).clear();
+    let effects = scene.event(Event::Left("last".to_owned()));
+    assert_eq!(effects, [Effect::Stop(one, StopReason::BuildOver)]);
 }
 
 #[test]

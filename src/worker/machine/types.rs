@@ -30,6 +30,8 @@ pub struct Submission {
     pub tools: Arc<[(String, String)]>,
     /// Its kind.
     pub mnemonic: String,
+    /// The build that it is of, where each has its own workers.
+    pub build: Option<String>,
     /// Whether the worker takes several at a time.
     pub multiplex: bool,
     /// Whether the worker answers cancels.
@@ -59,6 +61,10 @@ pub enum Event {
     Gone(WorkerId, String),
     /// What it uses.
     Memory(WorkerId, u64),
+    /// An action of this build has come.
+    Entered(String),
+    /// It is over.
+    Left(String),
     /// Time has passed.
     Tick,
     /// All workers go; those at work when that is done.
@@ -83,6 +89,8 @@ pub enum StopReason {
         /// What they may.
         bytes_max: u64,
     },
+    /// The build that it was started for is over.
+    BuildOver,
     /// Another kind of worker needs its place.
     MakeRoom,
     /// All are stopped.
@@ -108,6 +116,7 @@ impl fmt::Display for StopReason {
                 let (all, max, own) = (kib(total_bytes), kib(bytes_max), kib(bytes));
                 write!(f, "workers use more memory than the limit ({all} KB > {max} KB), {own} KB of it here")
             }
+            StopReason::BuildOver => f.write_str("its build is over"),
             StopReason::MakeRoom => f.write_str("another worker needs its place"),
             StopReason::Cleared => f.write_str("all workers are stopped"),
             StopReason::Broken(why) => f.write_str(why),

@@ -69,6 +69,7 @@ pub const TABLE: &[Kind] = &[
     kind("hold-mapped", Moment::Done, "the same with a shared writable mapping, the file closed"),
     kind("late-write", Moment::Done, "a detached child overwrites the output MS (500) later, by its path"),
     kind("late-write-fd", Moment::Done, "the same through a descriptor that was open before the reply"),
+    kind("mute", Moment::Reply, "does all of the work, and never replies"),
     kind("junk", Moment::Reply, "lines of text on stdout in place of the reply, then sleeps"),
     kind("hex-junk", Moment::Reply, "bytes that are no UTF-8 in place of the reply, then sleeps"),
     kind("flood-stdout", Moment::Reply, "zeros on stdout in place of the reply, up to 4 GiB"),
