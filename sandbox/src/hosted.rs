@@ -414,6 +414,13 @@ impl Hosted {
         counted.or_else(|| footprint::of_tree(sandbox.init_pid()))
     }
 
+    /// Processor time that the worker and all that it started have used. `None`: not counted here.
+    #[must_use]
+    pub fn cpu_us(&self) -> Option<u64> {
+        let usage = self.lease.sandbox()?.seat().cgroup.as_ref().ok()?.usage().ok()?;
+        Some(usage.cpu_user_us?.saturating_add(usage.cpu_system_us?))
+    }
+
     /// The sandbox that it lives in.
     #[must_use]
     pub fn sandbox(&self) -> Option<&Sandbox> {

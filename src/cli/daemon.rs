@@ -7,11 +7,10 @@ use super::run_args::{NetworkArg, RunArgs, StrategyArg};
 use crate::action::{InputSpec, OutputSpec, Source};
 use crate::config::quantity;
 use crate::exec::executor::Placement;
-use crate::failure::{self, Failure, put, tell};
+use crate::failure::{self, Failure, tell};
 use crate::remote::daemon::{Daemon, DaemonEnd, DaemonError, DaemonEvent, DaemonOutcome, DaemonRun};
 use clap::{Args, ValueEnum, ValueHint};
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -115,16 +114,8 @@ pub(super) fn with_long_flags(arguments: impl Iterator<Item = OsString>) -> Vec<
     arguments
 }
 
-/// Options of `fulgurite status`.
-#[derive(Args, Clone, Debug)]
-pub struct StatusArgs {
-    /// Socket of the daemon
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub daemon: Option<PathBuf>,
-}
-
 /// Where a daemon listens if nothing is configured.
-fn default_socket() -> PathBuf {
+pub(super) fn default_socket() -> PathBuf {
     std::env::var_os("FULGURITE_DAEMON")
         .filter(|path| !path.is_empty())
         .map_or_else(|| super::serve_args::host().socket(), PathBuf::from)
@@ -307,32 +298,13 @@ fn environment(allowed: &[String]) -> Vec<(Vec<u8>, Vec<u8>)> {
     variables
 }
 
-/// `fulgurite status`.
-///
-/// # Errors
-/// When no daemon answers.
-pub fn status(args: &StatusArgs) -> Result<u8, Failure> {
-    let socket = args.daemon.clone().unwrap_or_else(default_socket);
-    let status = runtime()?.block_on(async { Daemon::connect(&socket).await?.status().await });
-    let status = status.map_err(unreachable_daemon)?;
-    let mut lines = format!("daemon           {} at {}\n", status.version, socket.display());
-    let counters = status.counters.iter().map(|(name, value)| (name.as_str(), *value));
-    let now = [("running", u64::from(status.running)), ("queued", u64::from(status.queued))];
-    for (name, value) in now.into_iter().chain(counters) {
-        let name = name.replace('_', " ");
-        // Writing into a string cannot fail.
-        let _ = writeln!(lines, "{name:<16} {value}");
-    }
-    put(&lines)?;
-    Ok(0)
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// A runtime of this thread alone.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     built.map_err(|error| Failure::new(format!("cannot start: {error}")))
 }
 
-fn unreachable_daemon(error: DaemonError) -> Failure {
+pub(super) fn unreachable_daemon(error: DaemonError) -> Failure {
     let hint = match &error {
         DaemonError::Connect { .. } => Some("start one: fulgurite serve"),
         DaemonError::Lost { .. } => None,

@@ -17,11 +17,13 @@ pub mod run_args;
 mod run_remote;
 pub mod serve;
 pub mod serve_args;
+mod serve_observe;
 mod serve_race;
 mod serve_workers;
 pub mod signals;
 pub mod simulate_args;
 pub mod stats;
+pub mod status;
 pub mod streams;
 
 use crate::failure::{Failure, OWN_FAILURE, tell};
@@ -57,7 +59,7 @@ pub enum Verb {
     /// Run one command by a daemon, with the flags of reclient's rewrapper
     Rewrap(Box<daemon::RewrapArgs>),
     /// Say what a daemon is doing
-    Status(daemon::StatusArgs),
+    Status(status::StatusArgs),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -94,7 +96,7 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Config(args) => config::config(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Rewrap(args) => daemon::rewrap(&args),
-        Verb::Status(args) => daemon::status(&args),
+        Verb::Status(args) => status::status(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

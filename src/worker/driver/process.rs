@@ -108,6 +108,10 @@ impl Process {
         self.hosted.try_read().ok()?.as_ref()?.memory_bytes()
     }
 
+    pub fn cpu_us(&self) -> Option<u64> {
+        self.hosted.try_read().ok()?.as_ref()?.cpu_us()
+    }
+
     /// Without waiting for somebody who is about to end it.
     fn quickly(&self, what: impl FnOnce(&Hosted) -> Result<(), HostedError>) {
         if let Ok(hosted) = self.hosted.try_read()
