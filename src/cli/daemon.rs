@@ -3,6 +3,7 @@
 //! A thin client: it starts no sandbox, hashes nothing, and passes on what the daemon tells. Ctrl-C and a closed
 //! terminal end the call, which cancels the run.
 
+use super::profile::Profiled;
 use super::run_args::{NetworkArg, RunArgs, StrategyArg};
 use crate::action::{InputSpec, OutputSpec, Source};
 use crate::config::quantity;
@@ -14,7 +15,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where an action runs; names as in reclient's rewrapper.
@@ -167,7 +168,8 @@ pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
         let hint = "name an input, or leave the list out to show the whole exec root";
         return Err(Failure::new("the list of inputs is empty").hint(Some(hint)));
     }
-    perform(socket, run, Duration::ZERO, &args.command)
+    let profile = args.profile.as_deref().map(|file| (file, args.mnemonic.as_str()));
+    perform(socket, run, (Duration::ZERO, profile), &args.command)
 }
 
 pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
@@ -261,7 +263,7 @@ pub fn rewrap(args: &RewrapArgs) -> Result<u8, Failure> {
         fresh: !args.remote_accept_cache,
         ..DaemonRun::default()
     };
-    perform(&socket, run, args.dial_timeout, &args.command)
+    perform(&socket, run, (args.dial_timeout, None), &args.command)
 }
 
 fn pairs(list: Option<&str>, option: &str) -> Result<Vec<(String, String)>, Failure> {
@@ -318,7 +320,16 @@ enum Ended {
     Signal(u8),
 }
 
-fn perform(socket: &Path, run: DaemonRun, dial: Duration, command: &[OsString]) -> Result<u8, Failure> {
+/// The file of a trace, and the kind of what is run.
+type Profile<'a> = Option<(&'a Path, &'a str)>;
+
+fn perform(
+    socket: &Path,
+    run: DaemonRun,
+    (dial, profile): (Duration, Profile<'_>),
+    command: &[OsString],
+) -> Result<u8, Failure> {
+    let began = Instant::now();
     let ended = runtime()?.block_on(async {
         let call = async {
             let mut daemon = dialed(socket, dial).await?;
@@ -333,7 +344,16 @@ fn perform(socket: &Path, run: DaemonRun, dial: Duration, command: &[OsString]) 
     match ended {
         Ended::Signal(number) => Ok(failure::SIGNAL_BASE + number),
         Ended::Outcome(Err(error)) => Err(unreachable_daemon(error)),
-        Ended::Outcome(Ok(outcome)) => conclude(outcome, command),
+        Ended::Outcome(Ok(outcome)) => {
+            let phases = outcome.phases.clone();
+            let code = conclude(outcome, command)?;
+            if let Some((file, mnemonic)) = profile {
+                let command = command.first().map(OsString::as_os_str).unwrap_or_default();
+                let parts: Vec<(&str, u64)> = phases.iter().map(|(name, us)| (name.as_str(), *us)).collect();
+                Profiled { command, mnemonic, began, code }.write_parts(file, &parts)?;
+            }
+            Ok(code)
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod enter;
 pub mod explain;
 pub mod keep;
+mod profile;
 pub mod race_args;
 mod reexec;
 pub mod run;

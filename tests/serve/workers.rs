@@ -32,7 +32,7 @@ pub const ALONE: &[Alone] = &[
 const WIRES: [&str; 2] = ["proto", "json"];
 
 /// The worker that other tests use as well, with every fault by flag.
-fn fake() -> Option<&'static (reapi::Digest, Vec<u8>)> {
+pub fn fake() -> Option<&'static (reapi::Digest, Vec<u8>)> {
     static FAKE: OnceLock<(reapi::Digest, Vec<u8>)> = OnceLock::new();
     let path = option_env!("CARGO_BIN_EXE_fulgurite-fake-worker")?;
     Some(FAKE.get_or_init(|| {
@@ -57,12 +57,12 @@ fn with(arguments: &[&str], test: impl FnOnce(&Client, &Home)) {
 
 /// An action for the worker: its startup arguments, and one request.
 #[derive(Clone)]
-struct Work {
-    order: Order,
+pub struct Work {
+    pub order: Order,
 }
 
 impl Work {
-    fn new(wire: &str, startup: &[&str], orders: &[&str]) -> Work {
+    pub fn new(wire: &str, startup: &[&str], orders: &[&str]) -> Work {
         let protocol = format!("--protocol={wire}");
         let mut arguments = vec!["tools/worker", &protocol];
         arguments.extend(startup);

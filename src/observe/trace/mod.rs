@@ -151,9 +151,16 @@ pub struct Trace {
 /// # Errors
 /// When the file cannot be made, or no thread be started.
 pub fn begin(path: &Path) -> std::io::Result<Trace> {
+    begin_at(path, super::clock::now_us())
+}
+
+/// The same, of what has begun before.
+///
+/// # Errors
+/// As [`begin`].
+pub fn begin_at(path: &Path, began_us: u64) -> std::io::Result<Trace> {
     let file = std::fs::File::create(path)?;
     let (sender, records) = sync_channel(TRACE_QUEUE_MAX);
-    let began_us = super::clock::now_us();
     let mut writer = write::Writer::new(file, began_us)?;
     let thread = std::thread::Builder::new()
         .name("fulgurite-trace".to_owned())
