@@ -371,7 +371,8 @@ async fn dialed(socket: &Path, patience: Duration) -> Result<Daemon, DaemonError
     }
 }
 
-async fn interrupted() -> std::io::Result<u8> {
+/// Waits for a signal that ends things, and gives its number.
+pub(super) async fn interrupted() -> std::io::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;

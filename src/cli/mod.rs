@@ -26,6 +26,7 @@ pub mod simulate_args;
 pub mod stats;
 pub mod status;
 pub mod streams;
+pub mod top;
 
 use crate::failure::{Failure, OWN_FAILURE, tell};
 use clap::error::ErrorKind;
@@ -61,6 +62,8 @@ pub enum Verb {
     Rewrap(Box<daemon::RewrapArgs>),
     /// Say what a daemon is doing
     Status(status::StatusArgs),
+    /// Show what a daemon is doing, live
+    Top(top::TopArgs),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -98,6 +101,7 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Serve(args) => serve::serve(&args),
         Verb::Rewrap(args) => daemon::rewrap(&args),
         Verb::Status(args) => status::status(&args),
+        Verb::Top(args) => top::top(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

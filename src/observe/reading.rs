@@ -8,6 +8,7 @@ use super::numbers::BOUNDS_US;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,23 +104,25 @@ impl Collector for Reading {
     }
 }
 
+type NoLabels = [(&'static str, String); 0];
+type NoExemplar = Exemplar<NoLabels, f64>;
+
 fn seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
 fn encode(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
-    type None =
-        Option<&'static prometheus_client::metrics::exemplar::Exemplar<[(&'static str, String); 0], f64>>;
-    const NONE: None = Option::None;
     match (kind, value) {
-        (Kind::SecondsCounter, Value::Number(number)) => encoder.encode_counter(&seconds(*number), NONE),
-        (Kind::Counter, Value::Number(number)) => encoder.encode_counter(number, NONE),
+        (Kind::SecondsCounter, Value::Number(number)) => {
+            encoder.encode_counter(&seconds(*number), None::<&NoExemplar>)
+        }
+        (Kind::Counter, Value::Number(number)) => encoder.encode_counter(number, None::<&NoExemplar>),
         (_, Value::Number(number)) => encoder.encode_gauge(number),
         (_, Value::Times { buckets, sum_us }) => {
             let bounds = BOUNDS_US.iter().map(|bound| seconds(*bound)).chain([f64::MAX]);
             let counted: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
             let count = buckets.iter().sum();
-            encoder.encode_histogram::<[(&'static str, String); 0]>(seconds(*sum_us), count, &counted, None)
+            encoder.encode_histogram::<NoLabels>(seconds(*sum_us), count, &counted, None)
         }
     }
 }

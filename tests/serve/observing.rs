@@ -6,6 +6,10 @@ use crate::client::Client;
 use crate::daemon::{Daemon, Home, PATIENCE};
 use crate::racing::{Pair, told};
 use crate::workers::{Work, fake};
+use fulgurite::observe::limits::EVENTS_MAX;
+use fulgurite_proto::v1;
+use fulgurite_proto::v1::event::Event as Told;
+use fulgurite_proto::v1::local_client::LocalClient;
 use fulgurite_sandbox::testing::settles;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +17,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use tonic::transport::Endpoint;
 
 pub const ALONE: &[Alone] = &[
     ("observing::numbers_say_what_was_done", numbers),
@@ -119,6 +124,9 @@ fn numbers() {
     // Resets are told when their sandboxes are used again.
     assert!(page.number("fulgurite_action_phase_seconds_count{phase=\"reset\"}") <= 3);
     page.check_documented();
+    // Where there is no terminal, it is drawn once.
+    let shown = String::from_utf8(fulgurite(&home, &["top"]).output().unwrap().stdout).unwrap();
+    assert!(shown.contains(" 0 of 3 run, 0 wait\n") && !shown.contains('\x1b'), "{shown}");
     drop(client);
     daemon.end(&home);
 }
@@ -512,26 +520,39 @@ fn slow() {
     let client = daemon.client();
     let order = Order::sh("true");
     client.succeed(&order);
-    let mut watching = Watching::start(&home);
-    // It reads nothing: its pipe, the connection and the ring are full long before the end.
-    const COUNT: u64 = 9000;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut stream = runtime.block_on(async {
+        let socket = format!("unix://{}", home.path("socket").display());
+        // What nobody has read is at most a kilobyte.
+        let endpoint = Endpoint::new(socket).unwrap().initial_stream_window_size(1024);
+        let mut local = LocalClient::new(endpoint.connect().await.unwrap());
+        local.watch(v1::WatchRequest {}).await.unwrap().into_inner()
+    });
+    let count = EVENTS_MAX as u64 + 500;
     let action = order.upload(&client);
-    for _ in 0..COUNT {
+    // All are answered, though the watcher reads nothing.
+    for _ in 0..count {
         client.execute(&action).response();
     }
     let (mut seen, mut missed, mut last) = (0, 0, 0);
-    while seen + missed < COUNT {
-        let event = watching.next_of(&["ended", "missed"]);
-        let sequence = event["sequence"].as_u64().unwrap();
-        match event["event"].as_str().unwrap() {
-            "missed" => missed += event["events"].as_u64().unwrap(),
-            _ => seen += 1,
+    while seen + missed < count {
+        let next = runtime.block_on(async { tokio::time::timeout(PATIENCE, stream.message()).await });
+        let event = next.expect("the stream stands still").unwrap().expect("the stream has ended");
+        assert!(event.sequence > last, "{event:?}");
+        match event.event {
+            Some(Told::Lagged(v1::Lagged { events })) => {
+                missed += events;
+                assert_eq!(event.sequence, last + events + 1);
+            }
+            Some(Told::Outcome(outcome)) => {
+                assert!(outcome.cached);
+                seen += 1;
+            }
+            _ => {}
         }
-        assert!(sequence > last);
-        last = sequence;
+        last = event.sequence;
     }
-    assert!(missed > 0, "it was not slow enough: {seen}");
-    drop(client);
+    assert!(missed > 0 && seen >= EVENTS_MAX as u64 / 2, "{seen} were told, {missed} missed");
+    drop((client, stream, runtime));
     daemon.end(&home);
-    watching.end();
 }
