@@ -120,7 +120,7 @@ async fn a_watcher_gets_what_happens_in_order_and_hears_what_it_missed() {
     for number in 0..10 {
         tell(Some(TENANT), || queued(number));
     }
-    let mut next = async |watcher: &mut super::events::Watcher| loop {
+    let next = async |watcher: &mut super::events::Watcher| loop {
         match watcher.next().await {
             Seen::Event(event) if event.tenant.as_deref() == Some(TENANT) => match &event.what {
                 What::Queued(name) => return Ok(name.operation.parse::<usize>().unwrap()),

@@ -145,7 +145,8 @@ fn unwanted() {
     drop(silent);
     daemon.end(&home);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let ended = home.refused(&["--metrics", &taken.local_addr().unwrap().to_string()]);
+    let there = taken.local_addr().unwrap().to_string();
+    let ended = home.refused(&["--listen", "127.0.0.1:0", "--metrics", &there]);
     assert!(
         !ended.status.success() && ended.stderr.contains("cannot listen at 127.0.0.1:"),
         "{}",
@@ -372,8 +373,15 @@ fn killed() {
     drop(client);
     let text = read();
     assert!(!text.trim_end().ends_with(']'), "it was killed");
-    let simulate =
-        ["bench", "simulate", profile.to_str().unwrap(), "--json", "--policy", "local-only,fulgurite"];
+    let simulate = [
+        "bench",
+        "simulate",
+        "--trace",
+        profile.to_str().unwrap(),
+        "--json",
+        "--policy",
+        "local-only,fulgurite",
+    ];
     let report = object(fulgurite(&home, &simulate));
     let counts: Vec<&Value> = report["cases"].as_array().unwrap().iter().map(|case| &case["n"]).collect();
     assert!(!counts.is_empty() && counts.iter().all(|count| **count == 5), "{report}");
@@ -532,7 +540,7 @@ fn slow() {
     let action = order.upload(&client);
     // All are answered, though the watcher reads nothing.
     for _ in 0..count {
-        client.execute(&action).response();
+        client.execute(&action).only_response();
     }
     let (mut seen, mut missed, mut last) = (0, 0, 0);
     while seen + missed < count {
