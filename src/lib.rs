@@ -12,6 +12,7 @@ pub mod demo;
 pub mod exec;
 pub mod failpoint;
 pub mod failure;
+pub mod observe;
 pub mod output;
 pub mod race;
 pub mod remote;

@@ -29,6 +29,19 @@ pub struct PoolOptions {
     pub idle_max: usize,
 }
 
+/// Sandboxes, as they are now; and what was since the pool began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Ready, or getting ready.
+    pub idle: usize,
+    /// Leased, or being made for a lease.
+    pub leased: usize,
+    /// Made.
+    pub made: u64,
+    /// Taken apart, or taken out of the pool.
+    pub destroyed: u64,
+}
+
 /// Work for the background thread.
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -74,6 +87,22 @@ impl Cleaner {
 struct State {
     idle: HashMap<SandboxSpec, Vec<Sandbox>>,
     live: usize,
+    /// Since the pool began.
+    made: u64,
+    /// Since then, too.
+    destroyed: u64,
+}
+
+impl State {
+    fn enter(&mut self) {
+        self.live += 1;
+        self.made += 1;
+    }
+
+    fn leave(&mut self) {
+        self.live -= 1;
+        self.destroyed += 1;
+    }
 }
 
 #[derive(Debug)]
@@ -119,7 +148,9 @@ impl Pool {
                 let mut state = self.shared.lock();
                 let idle = state.idle.get(spec).map_or(0, Vec::len);
                 let full = idle >= count || state.live >= self.shared.options.sandboxes_max;
-                state.live += usize::from(!full);
+                if !full {
+                    state.enter();
+                }
                 full
             };
             if full {
@@ -159,7 +190,10 @@ impl Pool {
     /// Makes a sandbox in a place that is already counted.
     fn create(&self, template: &Arc<Template>) -> Result<Sandbox, SandboxError> {
         Sandbox::create(&self.shared.runtime, template).inspect_err(|_| {
-            self.shared.lock().live -= 1;
+            let mut state = self.shared.lock();
+            state.live -= 1;
+            state.made -= 1;
+            drop(state);
             self.shared.changed.notify_one();
         })
     }
@@ -171,10 +205,12 @@ impl Pool {
                 return Found::Idle(Box::new(sandbox));
             }
             if state.live < self.shared.options.sandboxes_max {
-                state.live += 1;
+                state.enter();
                 return Found::Room(None);
             }
             if let Some(other) = state.idle.values_mut().find_map(Vec::pop) {
+                state.leave();
+                state.enter();
                 return Found::Room(Some(Box::new(other)));
             }
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -193,6 +229,15 @@ impl Pool {
         &self.shared.runtime
     }
 
+    /// How many there are, and were.
+    #[must_use]
+    pub fn counts(&self) -> PoolCounts {
+        let state = self.shared.lock();
+        let idle = state.idle.values().map(Vec::len).sum();
+        let (made, destroyed) = (state.made, state.destroyed);
+        PoolCounts { idle, leased: state.live.saturating_sub(idle), made, destroyed }
+    }
+
     /// How many sandboxes live, leased and idle.
     #[must_use]
     pub fn live(&self) -> usize {
@@ -207,7 +252,7 @@ impl Pool {
         let idle = std::mem::take(&mut self.shared.lock().idle);
         let mut result = Ok(());
         for sandbox in idle.into_values().flatten() {
-            self.shared.lock().live -= 1;
+            self.shared.lock().leave();
             let ended = sandbox.destroy(&self.shared.runtime);
             result = result.and(ended);
         }
@@ -239,7 +284,7 @@ impl Shared {
             // Directories that are still busy are removed with the tree, at the latest by the next start.
             let _ = sandbox.destroy(&runtime);
         });
-        self.lock().live -= 1;
+        self.lock().leave();
         self.changed.notify_one();
     }
 }
@@ -288,7 +333,7 @@ impl Lease {
     #[must_use]
     pub fn keep(mut self) -> Option<Sandbox> {
         let sandbox = self.sandbox.take();
-        self.pool.shared.lock().live -= 1;
+        self.pool.shared.lock().leave();
         self.pool.shared.changed.notify_one();
         sandbox
     }

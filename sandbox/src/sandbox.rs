@@ -49,6 +49,8 @@ pub struct Sandbox {
     generation: u32,
     canceled: Arc<AtomicBool>,
     state: State,
+    /// When the last reset began, and how long it took.
+    reset: Option<(Instant, Duration)>,
 }
 
 impl Sandbox {
@@ -123,6 +125,7 @@ impl Sandbox {
                 generation: 1,
                 canceled: Arc::new(AtomicBool::new(false)),
                 state: State::Resetting,
+                reset: None,
             }),
         }
     }
@@ -385,7 +388,13 @@ impl Sandbox {
             .send(self.control.as_fd(), &renewed)
             .map_err(|_| SandboxError::Ended { what: "reset the sandbox" })?;
         self.state = State::Resetting;
+        self.reset = Some((Instant::now(), Duration::ZERO));
         Ok(())
+    }
+
+    /// When the last reset began and how long it took, once; for traces.
+    pub fn take_reset(&mut self) -> Option<(Instant, Duration)> {
+        self.reset.take()
     }
 
     /// Waits until the sandbox is like new.
@@ -402,10 +411,11 @@ impl Sandbox {
         self.state = State::Broken;
         match receive_until(self.control.as_fd(), Some(Instant::now() + READY_PATIENCE)) {
             // It may have said so before somebody killed it.
-            Ok(Some(FromInit::Ready)) if self.init.has_ended() => {
+            Ok(Some(FromInit::Ready { .. })) if self.init.has_ended() => {
                 Err(SandboxError::Ended { what: "wait for the sandbox" })
             }
-            Ok(Some(FromInit::Ready)) => {
+            Ok(Some(FromInit::Ready { took_us })) => {
+                self.reset = self.reset.map(|(began, _)| (began, Duration::from_micros(took_us)));
                 if let Ok(cgroup) = self.seat.cgroup.as_mut() {
                     cgroup.rebase()?;
                 }

@@ -1,6 +1,7 @@
 //! What can go wrong with blobs.
 
 use crate::action::Digest;
+use crate::observe::{self, StoreFault};
 use rustix::io::Errno;
 
 /// Why a blob was not stored or read.
@@ -45,9 +46,16 @@ impl CasError {
     /// A failed call; a full disk and an exceeded quota become [`CasError::Full`].
     pub(super) fn io(what: impl Into<String>, errno: Errno) -> Self {
         let what = what.into();
+        let errors = &observe::metrics().store_errors;
         match errno {
-            Errno::NOSPC | Errno::DQUOT => CasError::Full { what },
-            errno => CasError::Io { what, errno },
+            Errno::NOSPC | Errno::DQUOT => {
+                errors.of(StoreFault::Full).count();
+                CasError::Full { what }
+            }
+            errno => {
+                errors.of(StoreFault::Io).count();
+                CasError::Io { what, errno }
+            }
         }
     }
 

@@ -3,19 +3,19 @@
 //! A thin client: it starts no sandbox, hashes nothing, and passes on what the daemon tells. Ctrl-C and a closed
 //! terminal end the call, which cancels the run.
 
+use super::profile::Profiled;
 use super::run_args::{NetworkArg, RunArgs, StrategyArg};
 use crate::action::{InputSpec, OutputSpec, Source};
 use crate::config::quantity;
 use crate::exec::executor::Placement;
-use crate::failure::{self, Failure, put, tell};
+use crate::failure::{self, Failure, tell};
 use crate::remote::daemon::{Daemon, DaemonEnd, DaemonError, DaemonEvent, DaemonOutcome, DaemonRun};
 use clap::{Args, ValueEnum, ValueHint};
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where an action runs; names as in reclient's rewrapper.
@@ -115,14 +115,6 @@ pub(super) fn with_long_flags(arguments: impl Iterator<Item = OsString>) -> Vec<
     arguments
 }
 
-/// Options of `fulgurite status`.
-#[derive(Args, Clone, Debug)]
-pub struct StatusArgs {
-    /// Socket of the daemon
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub daemon: Option<PathBuf>,
-}
-
 /// Where a daemon listens if nothing is configured.
 pub(super) fn default_socket() -> PathBuf {
     std::env::var_os("FULGURITE_DAEMON")
@@ -176,7 +168,8 @@ pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
         let hint = "name an input, or leave the list out to show the whole exec root";
         return Err(Failure::new("the list of inputs is empty").hint(Some(hint)));
     }
-    perform(socket, run, Duration::ZERO, &args.command)
+    let profile = args.profile.as_deref().map(|file| (file, args.mnemonic.as_str()));
+    perform(socket, run, (Duration::ZERO, profile), &args.command)
 }
 
 pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
@@ -270,7 +263,7 @@ pub fn rewrap(args: &RewrapArgs) -> Result<u8, Failure> {
         fresh: !args.remote_accept_cache,
         ..DaemonRun::default()
     };
-    perform(&socket, run, args.dial_timeout, &args.command)
+    perform(&socket, run, (args.dial_timeout, None), &args.command)
 }
 
 fn pairs(list: Option<&str>, option: &str) -> Result<Vec<(String, String)>, Failure> {
@@ -307,26 +300,7 @@ fn environment(allowed: &[String]) -> Vec<(Vec<u8>, Vec<u8>)> {
     variables
 }
 
-/// `fulgurite status`.
-///
-/// # Errors
-/// When no daemon answers.
-pub fn status(args: &StatusArgs) -> Result<u8, Failure> {
-    let socket = args.daemon.clone().unwrap_or_else(default_socket);
-    let status = runtime()?.block_on(async { Daemon::connect(&socket).await?.status().await });
-    let status = status.map_err(unreachable_daemon)?;
-    let mut lines = format!("daemon           {} at {}\n", status.version, socket.display());
-    let counters = status.counters.iter().map(|(name, value)| (name.as_str(), *value));
-    let now = [("running", u64::from(status.running)), ("queued", u64::from(status.queued))];
-    for (name, value) in now.into_iter().chain(counters) {
-        let name = name.replace('_', " ");
-        // Writing into a string cannot fail.
-        let _ = writeln!(lines, "{name:<16} {value}");
-    }
-    put(&lines)?;
-    Ok(0)
-}
-
+/// A runtime of this thread alone.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     built.map_err(|error| Failure::new(format!("cannot start: {error}")))
@@ -346,7 +320,16 @@ enum Ended {
     Signal(u8),
 }
 
-fn perform(socket: &Path, run: DaemonRun, dial: Duration, command: &[OsString]) -> Result<u8, Failure> {
+/// The file of a trace, and the kind of what is run.
+type Profile<'a> = Option<(&'a Path, &'a str)>;
+
+fn perform(
+    socket: &Path,
+    run: DaemonRun,
+    (dial, profile): (Duration, Profile<'_>),
+    command: &[OsString],
+) -> Result<u8, Failure> {
+    let began = Instant::now();
     let ended = runtime()?.block_on(async {
         let call = async {
             let mut daemon = dialed(socket, dial).await?;
@@ -361,7 +344,16 @@ fn perform(socket: &Path, run: DaemonRun, dial: Duration, command: &[OsString]) 
     match ended {
         Ended::Signal(number) => Ok(failure::SIGNAL_BASE + number),
         Ended::Outcome(Err(error)) => Err(unreachable_daemon(error)),
-        Ended::Outcome(Ok(outcome)) => conclude(outcome, command),
+        Ended::Outcome(Ok(outcome)) => {
+            let phases = outcome.phases.clone();
+            let code = conclude(outcome, command)?;
+            if let Some((file, mnemonic)) = profile {
+                let command = command.first().map(OsString::as_os_str).unwrap_or_default();
+                let parts: Vec<(&str, u64)> = phases.iter().map(|(name, us)| (name.as_str(), *us)).collect();
+                Profiled { command, mnemonic, began, code }.write_parts(file, &parts)?;
+            }
+            Ok(code)
+        }
     }
 }
 
@@ -379,7 +371,8 @@ async fn dialed(socket: &Path, patience: Duration) -> Result<Daemon, DaemonError
     }
 }
 
-async fn interrupted() -> std::io::Result<u8> {
+/// Waits for a signal that ends things, and gives its number.
+pub(super) async fn interrupted() -> std::io::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;

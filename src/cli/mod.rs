@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod enter;
 pub mod explain;
 pub mod keep;
+mod profile;
 pub mod race_args;
 mod reexec;
 pub mod run;
@@ -17,13 +18,16 @@ pub mod run_args;
 mod run_remote;
 pub mod serve;
 pub mod serve_args;
+mod serve_observe;
 mod serve_race;
 mod serve_workers;
 pub mod signals;
 pub mod simulate_args;
 pub mod stats;
+pub mod status;
 pub mod streams;
 pub mod workers;
+pub mod top;
 
 use crate::failure::{Failure, OWN_FAILURE, tell};
 use clap::error::ErrorKind;
@@ -58,9 +62,11 @@ pub enum Verb {
     /// Run one command by a daemon, with the flags of reclient's rewrapper
     Rewrap(Box<daemon::RewrapArgs>),
     /// Say what a daemon is doing
-    Status(daemon::StatusArgs),
+    Status(status::StatusArgs),
     /// List the persistent workers of a daemon, or stop them
     Workers(workers::WorkersArgs),
+    /// Show what a daemon is doing, live
+    Top(top::TopArgs),
     /// Open a shell in a sandbox that `run --keep-on-failure` kept
     Enter(enter::EnterArgs),
     /// Measure, beside a floor and the peers that are installed
@@ -108,8 +114,9 @@ fn dispatch(verb: Verb) -> Result<u8, Failure> {
         Verb::Config(args) => config::config(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Rewrap(args) => daemon::rewrap(&args),
-        Verb::Status(args) => daemon::status(&args),
+        Verb::Status(args) => status::status(&args),
         Verb::Workers(args) => workers::workers(&args),
+        Verb::Top(args) => top::top(&args),
         Verb::Enter(args) => enter::enter(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Demo(args) => bench::demo(&args),

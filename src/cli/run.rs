@@ -5,6 +5,7 @@
 //! ```
 //! Prints nothing but the command's own output, unless it fails. Outputs appear only if it succeeded.
 use super::keep::{self, Keeper};
+use super::profile::Profiled;
 use super::run_args::{RunArgs, RunSettings, state_dir};
 use super::signals::{BlockedSignals, Interruption};
 use super::stats::{PhaseStats, stats};
@@ -21,6 +22,7 @@ use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::Sandbox;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -151,15 +153,10 @@ impl Job<'_> {
         let published = hand_over(&mut executed, self.settings, &root, owner);
         phases.publish_us = since(publishing);
         tell_undeclared(&executed);
-        let mut stats_written = Ok(());
-        if let Some(file) = &self.args.stats {
-            let handed = published.as_ref().ok().and_then(Option::as_ref);
-            let limits = &self.settings.limits;
-            let object = stats(&executed, &template.enforcement, limits, handed, phases, since(self.begun));
-            stats_written = write_stats(file, &object);
-        }
-        let layer = executed.layer.take();
         let (code, line) = code_of(&executed.outcome.end, self.args);
+        let handed = published.as_ref().ok().and_then(Option::as_ref);
+        let stats_written = self.report(&executed, template, handed, phases, code);
+        let layer = executed.layer.take();
         match published.map(drop).and(stats_written) {
             Err(failure) if code == 0 => {
                 // The first failure is the one that counts; what is left is swept at the next start.
@@ -173,6 +170,26 @@ impl Job<'_> {
             tell(format_args!("{line}{}", look_closer(self.args, &executed)));
         }
         Ok(Finished { code, layer })
+    }
+
+    /// Writes what was asked for of what happened.
+    fn report(
+        self,
+        executed: &Executed,
+        template: &Template,
+        handed: Option<&Published>,
+        phases: PhaseStats,
+        code: u8,
+    ) -> Result<(), Failure> {
+        let Job { args, settings, begun, .. } = self;
+        if args.stats.is_none() && args.profile.is_none() {
+            return Ok(());
+        }
+        let object = stats(executed, &template.enforcement, &settings.limits, handed, phases, since(begun));
+        let command = args.command.first().map(OsString::as_os_str).unwrap_or_default();
+        let profiled = Profiled { command, mnemonic: &args.mnemonic, began: begun, code };
+        let profile = args.profile.as_deref().map_or(Ok(()), |file| profiled.write(file, &object.phases));
+        args.stats.as_deref().map_or(Ok(()), |file| write_stats(file, &object)).and(profile)
     }
 
     fn execute(

@@ -131,6 +131,9 @@ pub struct RunArgs {
     /// Write what happened as JSON; - for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Report")]
     pub stats: Option<PathBuf>,
+    /// Write a trace for Perfetto into this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Report")]
+    pub profile: Option<PathBuf>,
     /// If the command fails, keep the sandbox for `fulgurite enter`
     #[arg(long, help_heading = "Report")]
     pub keep_on_failure: bool,

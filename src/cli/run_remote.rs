@@ -27,8 +27,11 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         unix: vec![socket.clone()],
         remote: args.remote.clone(),
         race: args.race.clone(),
+        profile: args.profile.clone(),
         log: Some(std::env::var("FULGURITE_LOG").unwrap_or_else(|_| "warn,fulgurite::race=info".to_owned())),
         ..ServeArgs::default()
     };
-    serve_while(&serve, || daemon::run_at(args, &socket))
+    // The trace is that of the daemon.
+    let args = RunArgs { profile: None, ..args.clone() };
+    serve_while(&serve, || daemon::run_at(&args, &socket))
 }

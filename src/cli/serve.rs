@@ -9,6 +9,7 @@
 //! What is printed on standard output is where it listens, a line an address, once clients can come; the log goes to
 //! standard error.
 use super::serve_args::ServeArgs;
+use super::serve_observe::{self, Parts};
 use super::signals::BlockedSignals;
 use crate::cache::{ActionCache, ActionCacheOptions};
 use crate::cas::{Cas, CasOptions, Durability as StoreDurability};
@@ -31,7 +32,7 @@ use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use std::io::IsTerminal;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -59,9 +60,11 @@ pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
         .forward_in_background(move |_| count.send_modify(|count| *count += 1))
         .map_err(|error| Failure::new(format!("cannot start a thread that waits for signals: {error}")))?;
     let config = without_limits_that_nobody_asked_for(config, &runtime)?;
+    let profile = serve_observe::begin_profile(config.observe.profile.as_ref())?;
     let daemon = Daemon::assemble(&config, &runtime)?;
     let served = daemon.serve(&config, signaled, put);
     let stopped = daemon.stop(runtime);
+    profile.finish();
     served?;
     stopped.map(|()| 0)
 }
@@ -79,6 +82,7 @@ pub(super) fn serve_while(
     prepare_directory(&config.state_dir)?;
     let runtime = Arc::new(Runtime::start(&RuntimeOptions::default())?);
     let config = without_limits_that_nobody_asked_for(config, &runtime)?;
+    let profile = serve_observe::begin_profile(config.observe.profile.as_ref())?;
     let daemon = Daemon::assemble(&config, &runtime).map_err(|failure| {
         let hint =
             "another run may have it: let a daemon run both, with `fulgurite serve` and `run --daemon`";
@@ -112,6 +116,7 @@ pub(super) fn serve_while(
         }
     });
     let stopped = daemon.stop(runtime);
+    profile.finish();
     let code = done?;
     stopped.map(|()| code)
 }
@@ -168,6 +173,7 @@ struct Daemon {
     pool: Pool,
     workers_pool: Option<Pool>,
     executor: Arc<dyn Executor>,
+    sources: Vec<crate::observe::Source>,
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {
@@ -217,7 +223,15 @@ impl Daemon {
             false => (Arc::new(sandboxed), None),
         };
         let executor = super::serve_race::racing(config, executor, &cas)?;
-        Ok(Daemon { cas, results, pool, workers_pool, executor })
+        let parts = Parts {
+            cas: &cas,
+            results: &results,
+            pool: &pool,
+            workers_pool: workers_pool.as_ref(),
+            executor: &executor,
+        };
+        let sources = serve_observe::sources(&parts);
+        Ok(Daemon { cas, results, pool, workers_pool, executor, sources })
     }
 
     fn serve(
@@ -237,7 +251,7 @@ impl Daemon {
         let options = self.options(config)?;
         tokio.block_on(async {
             let server = Server::bind(options, Some(self.executor.clone())).await.map_err(failed)?;
-            announce(&listening(config, &server.addresses()))?;
+            announce(&listening(config, &server))?;
             let after = |count: u32| {
                 let mut signaled = signaled.clone();
                 async move {
@@ -281,6 +295,7 @@ impl Daemon {
                 ..SchedulerLimits::default()
             },
             drain_for: config.drain_timeout,
+            metrics: serve_observe::metrics(config)?,
             local: self.local(config),
         })
     }
@@ -297,7 +312,8 @@ impl Daemon {
 
     /// Gives everything back. What cannot be is found by the next start.
     fn stop(self, runtime: Arc<Runtime>) -> Result<(), Failure> {
-        let Daemon { cas, results, pool, workers_pool, executor } = self;
+        let Daemon { cas, results, pool, workers_pool, executor, sources } = self;
+        drop(sources);
         // Ends all workers.
         drop(executor);
         let closed = results.close().map_err(failed);
@@ -454,15 +470,18 @@ fn access(config: &Config) -> Result<Access, Failure> {
 }
 
 /// A line for each address, as clients take it.
-fn listening(config: &Config, addresses: &[SocketAddr]) -> String {
+fn listening(config: &Config, server: &Server) -> String {
     let mut lines = String::new();
     for place in &config.listen {
         if let crate::config::Listen::Unix(_) = place {
             lines.push_str(&format!("listening on {place}\n"));
         }
     }
-    for address in addresses {
+    for address in server.addresses() {
         lines.push_str(&format!("listening on {address}\n"));
+    }
+    for address in server.metrics_addresses() {
+        lines.push_str(&format!("metrics at http://{address}/metrics\n"));
     }
     lines
 }

@@ -42,6 +42,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", help_heading = "Server")]
     pub log: Option<String>,
 
+    /// Answer GET /metrics here, for Prometheus: 127.0.0.1:9980
+    #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
+    pub metrics: Option<String>,
+    /// Write a trace for Perfetto into this file, until the end
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub profile: Option<PathBuf>,
+
     /// Cluster to race against: grpc://host:port, grpcs://host:port or unix:/path
     #[arg(long, value_name = "ADDRESS", help_heading = "Race")]
     pub remote: Option<String>,
@@ -222,6 +229,7 @@ impl ServeArgs {
             ("--tls-certificate", "tls.certificate", &self.tls_certificate),
             ("--tls-key", "tls.key", &self.tls_key),
             ("--tls-client-ca", "tls.client_ca", &self.tls_client_ca),
+            ("--profile", "observe.profile", &self.profile),
         ] {
             if let Some(path) = path {
                 add(flag, key, Value::String(absolute(path)?));
@@ -229,6 +237,7 @@ impl ServeArgs {
         }
         for (flag, key, text) in [
             ("--log", "log", &self.log),
+            ("--metrics", "observe.metrics", &self.metrics),
             ("--store-size-bytes-max", "store.size_bytes_max", &self.store_size_bytes_max),
             ("--slots", "execution.slots", &self.slots),
             ("--memory-max", "execution.memory_max", &self.memory_max),

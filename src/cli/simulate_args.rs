@@ -9,9 +9,12 @@ pub struct SimulateArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Replay this trace (Chrome's format, as Bazel's --profile writes it) instead of a generated build
+    /// Replay this trace (Chrome's format, as Bazel's --profile and ours write it) instead of a generated build
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
+    /// The same
+    #[arg(long = "trace", value_name = "TRACE", value_hint = ValueHint::FilePath, conflicts_with = "trace")]
+    pub replay: Option<PathBuf>,
     /// Actions of each host's generated build
     #[arg(long, value_name = "COUNT", default_value_t = 5000)]
     pub actions: usize,
@@ -64,7 +67,7 @@ impl SimulateArgs {
             if self.conditions.is_empty() { CONDITIONS.to_vec() } else { self.conditions.clone() };
         let policies = if self.policies.is_empty() { Policy::ALL.to_vec() } else { self.policies.clone() };
         SimulateBench {
-            trace: self.trace.clone(),
+            trace: self.trace.clone().or_else(|| self.replay.clone()),
             actions: self.actions,
             hosts: self.hosts,
             local_slots: self.local_slots,

@@ -116,6 +116,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "race.strategy" => race.strategy, "Where actions run that do not say";
     "race.options" => race.options,
         "Bazel's options of dynamic execution by their names, and ours: name=value or name=Mnemonic=value";
+    "observe.metrics" => observe.metrics,
+        "Where /metrics is, for Prometheus: an address of loopback, since nobody is asked who they are";
+    "observe.profile" => observe.profile, "File of a trace for Perfetto, from start to end; what was there goes";
 };
 
 /// Keys of one instance.

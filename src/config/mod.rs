@@ -20,6 +20,7 @@ mod error;
 mod file;
 mod keys;
 pub mod limits;
+mod observe;
 mod origin;
 pub mod quantity;
 mod reference;
@@ -32,6 +33,7 @@ mod value;
 mod worker;
 
 pub use error::ConfigError;
+pub use observe::{Observe, TcpPlace};
 pub use origin::Origin;
 pub use reference::{documentation, example};
 pub use remote::{RaceSettings, RemoteCluster};
@@ -72,6 +74,8 @@ pub struct Config {
     pub remote: RemoteCluster,
     /// How actions race.
     pub race: RaceSettings,
+    /// What is told, and where.
+    pub observe: Observe,
     /// By name. That of the empty name is always there.
     pub instances: BTreeMap<String, Instance>,
 }
@@ -265,6 +269,7 @@ impl Config {
             worker: Worker::default(),
             remote: RemoteCluster::default(),
             race: RaceSettings::default(),
+            observe: Observe::default(),
             instances: BTreeMap::from([(String::new(), Instance::default())]),
         }
     }

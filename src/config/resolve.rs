@@ -222,7 +222,13 @@ impl Resolved {
 
     /// Whoever may connect may run commands: what lets everybody is told.
     fn warn(&mut self) {
-        let Config { listen, tls, tokens_file, .. } = &self.config;
+        let Config { listen, tls, tokens_file, observe, .. } = &self.config;
+        if let Some(place) = observe.metrics.as_ref().filter(|place| !place.is_local()) {
+            self.warnings.push(format!(
+                "the metrics at {place} are open to the network, with the names of what is built \
+                 (hint: set observe.metrics to an address of loopback)"
+            ));
+        }
         let guarded = tokens_file.is_some() || tls.client_ca.is_some();
         for listen in listen {
             let Listen::Tcp { host, .. } = listen else { continue };

@@ -16,13 +16,14 @@ use super::view::marks;
 use crate::action::{ActionResult, Command, Digest, DigestFunction, Directory, Timestamp};
 use crate::cas::Cas;
 use crate::failpoint;
+use crate::observe;
 use crate::output::limits::HandoffLimits;
 use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
 use crate::stage::root::{RootView, StagedRoot, Stager};
 use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Cleaner, Lease, Pool};
-use fulgurite_sandbox::sandbox::Action;
+use fulgurite_sandbox::sandbox::{Action, Sandbox};
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -162,7 +163,8 @@ impl Sandboxed {
         result.timeline.input_fetch_start = Some(now());
         let staged = self.stage(job, result)?;
         let spec = self.spec(&job.tenant, platform.network);
-        let lease = self.pool.lease(&spec)?;
+        let mut lease = self.pool.lease(&spec)?;
+        tell_reset(&mut lease);
         let runtime = self.pool.runtime();
         let id = lease.action_id();
         let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
@@ -321,6 +323,18 @@ impl Sandboxed {
             let _ = stager.tidy();
         });
     }
+}
+
+/// Tells of the reset that made the sandbox ready.
+fn tell_reset(lease: &mut Lease) {
+    let number = u64::from(lease.action_id());
+    if let Some((began, took)) = lease.sandbox_mut().and_then(Sandbox::take_reset) {
+        observe::reset(number, observe::now_us().saturating_sub(micros(began.elapsed())), took);
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Passes a place where a test may make us die, or fail as if the kernel had refused something.

@@ -164,6 +164,7 @@ impl Admitted<'_> {
                 if health.breaker.succeeded(now) {
                     let remote = &self.cluster.shared.options.address;
                     tracing::info!(%remote, "the remote is there again");
+                    crate::observe::cluster(false);
                 }
             }
         }
@@ -290,6 +291,7 @@ impl Cluster {
         if breaker.failed(self.now()) {
             let remote = &self.shared.options.address;
             tracing::warn!(%remote, ?code, "the remote is taken to be gone");
+            crate::observe::cluster(true);
             if breaker.is_row() {
                 self.shared.outages.send_modify(|outages| *outages += 1);
             }
@@ -352,6 +354,7 @@ impl Cluster {
             let pause = self.pause(tries, &status);
             let Some(pause) = pause else { return Err(self.failed(call, &status)) };
             tracing::debug!(call, code = ?status.code(), tries, "a call is made again");
+            crate::observe::metrics().remote_retries.count();
             tokio::time::sleep(pause).await;
         }
     }
@@ -379,6 +382,7 @@ impl Cluster {
 
     /// What a status says: of a failed precondition, the blobs that are missing if it names them.
     pub(super) fn failed(&self, call: &'static str, status: &Status) -> ClusterError {
+        crate::observe::metrics().remote_failures.count();
         if status.code() == Code::FailedPrecondition {
             let missing = details(status).map(|details| decode::missing(self.function(), &details));
             if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {

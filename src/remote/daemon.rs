@@ -6,6 +6,7 @@
 //! Invariants: dropping the call cancels the run; an answer that ends without an outcome is an error, never a success.
 //! Limits: one connection for one action; a name of a socket has at most 107 bytes.
 
+use super::news::{self, DaemonNews};
 use crate::exec::executor::Placement;
 use fulgurite_proto::v1;
 use fulgurite_proto::v1::local_client::LocalClient;
@@ -110,8 +111,33 @@ pub struct DaemonStatus {
     pub running: u32,
     /// Actions that wait for one.
     pub queued: u32,
+    /// Actions that may have one.
+    pub slots: u32,
+    /// Sandboxes that are ready, and those that are in use.
+    pub sandboxes: (u32, u32),
     /// What was counted since its start, sorted by name.
     pub counters: Vec<(String, u64)>,
+    /// What tasks of the machine wait for, in thousandths of the last 10 s.
+    pub pressure: Vec<(String, u32)>,
+    /// Its persistent workers.
+    pub workers: Vec<DaemonWorker>,
+}
+
+/// A persistent worker of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonWorker {
+    /// Its number since the start.
+    pub number: u64,
+    /// Its kind.
+    pub mnemonic: String,
+    /// The beginning of its key.
+    pub key: String,
+    /// Requests that it was sent.
+    pub requests: u64,
+    /// Its memory.
+    pub memory_kib: u64,
+    /// Its processor time.
+    pub cpu_ms: u64,
 }
 
 /// A persistent worker of a daemon.
@@ -266,10 +292,28 @@ impl Daemon {
     pub async fn status(&mut self) -> Result<DaemonStatus, DaemonError> {
         let got = self.client.get_status(v1::GetStatusRequest {}).await;
         let status = got.map_err(|status| self.refused(&status))?.into_inner();
-        let v1::Status { version, actions_running, actions_queued, counters, .. } = status;
-        let mut counters: Vec<(String, u64)> = counters.into_iter().collect();
-        counters.sort();
-        Ok(DaemonStatus { version, running: actions_running, queued: actions_queued, counters })
+        Ok(decode_status(status))
+    }
+
+    /// Tells what happens from now on, until `on` says that it is enough or the daemon ends. `began` is called when
+    /// nothing can be missed any more.
+    ///
+    /// # Errors
+    /// [`DaemonError::Lost`].
+    pub async fn watch(
+        &mut self,
+        began: impl FnOnce(),
+        mut on: impl FnMut(DaemonNews) -> bool,
+    ) -> Result<(), DaemonError> {
+        let called = self.client.watch(v1::WatchRequest {}).await;
+        let mut events = called.map_err(|status| self.refused(&status))?.into_inner();
+        began();
+        while let Some(event) = events.message().await.map_err(|status| self.refused(&status))? {
+            if news::decode(event).is_some_and(|news| !on(news)) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -300,6 +344,30 @@ fn request(run: DaemonRun) -> v1::RunRequest {
             Placement::Racing => v1::ExecStrategy::Racing,
         } as i32,
         ..v1::RunRequest::default()
+    }
+}
+
+fn decode_status(status: v1::Status) -> DaemonStatus {
+    let worker = |worker: v1::LiveWorker| DaemonWorker {
+        number: worker.number,
+        mnemonic: worker.mnemonic,
+        key: worker.key,
+        requests: worker.requests,
+        memory_kib: worker.memory_kib,
+        cpu_ms: worker.cpu_ms,
+    };
+    let pressure = status.pressure.into_iter().map(|of| (of.resource, of.stalled_permille));
+    let mut counters: Vec<(String, u64)> = status.counters.into_iter().collect();
+    counters.sort();
+    DaemonStatus {
+        version: status.version,
+        running: status.actions_running,
+        queued: status.actions_queued,
+        slots: status.slots,
+        sandboxes: (status.sandboxes_ready, status.sandboxes_leased),
+        counters,
+        pressure: pressure.collect(),
+        workers: status.workers.into_iter().map(worker).collect(),
     }
 }
 

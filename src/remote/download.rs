@@ -16,6 +16,7 @@ use super::sink::Sink;
 use super::transfer::store;
 use crate::action::{Digest, encode};
 use crate::cas::Cas;
+use crate::observe;
 use bytes::Bytes;
 use fulgurite_proto::google::bytestream::ReadRequest;
 use fulgurite_proto::google::bytestream::byte_stream_client::ByteStreamClient;
@@ -87,6 +88,10 @@ impl Cluster {
                 };
                 if let Err(ClusterError::Missing(gone)) = &gone {
                     cluster.forget(gone);
+                }
+                if gone.is_ok() {
+                    let bytes = batch.iter().map(|digest| digest.size_bytes).sum();
+                    observe::metrics().remote_bytes.of(observe::Way::Down).add(bytes);
                 }
                 gone
             });

@@ -20,6 +20,7 @@ mod error;
 mod execution;
 mod fetch;
 pub mod limits;
+pub mod news;
 mod retry;
 mod sink;
 #[cfg(test)]

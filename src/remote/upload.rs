@@ -12,6 +12,7 @@ use super::limits::{BATCH_BLOBS_MAX, PIECE_BYTES};
 use super::transfer::{Upload, store};
 use crate::action::{Digest, encode};
 use crate::cas::Cas;
+use crate::observe;
 use bytes::Bytes;
 use fulgurite_proto::google::bytestream::WriteRequest;
 use fulgurite_proto::google::bytestream::byte_stream_client::ByteStreamClient;
@@ -84,6 +85,9 @@ impl Cluster {
                 many => self.upload_messages(&from, many).await,
             },
         };
+        let sent = digests.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        let bytes = sent.map(|(digest, _)| digest.size_bytes).sum();
+        observe::metrics().remote_bytes.of(observe::Way::Up).add(bytes);
         self.shared.transfers.end(batch, results);
     }
 

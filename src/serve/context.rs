@@ -19,6 +19,8 @@ pub(super) struct Context {
     pub(super) engine: Option<Engine>,
     /// Not there if there is no local API.
     pub(super) local: Option<super::local::LocalDoor>,
+    /// True once streams without an end of their own are to end.
+    pub(super) over: tokio::sync::watch::Sender<bool>,
 }
 
 impl Context {

@@ -13,6 +13,7 @@ use super::instance::Instance;
 use super::limits::RETRY_AFTER;
 use super::metrics::ServeMetrics;
 use super::reply::{Done, Facts, Progress};
+use super::seen;
 use super::socket::Line;
 use super::status;
 use crate::exec::executor::{Cancel, Executor, Job};
@@ -142,7 +143,7 @@ impl Engine {
             let worker = engine.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("slot {slot}"))
-                .spawn(move || super::slot::work(&worker))?;
+                .spawn(move || super::slot::work(&worker, slot))?;
             engine.shared.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(engine)
@@ -189,6 +190,10 @@ impl Engine {
             .runs
             .entry(accepted.run)
             .or_insert_with(|| RunState { task: Arc::new(task()), progress: Progress::Queued });
+        seen::queued(operation, &run.task);
+        if matches!(run.progress, Progress::Executing(_)) {
+            seen::started(operation, &run.task);
+        }
         let (sender, receiver) = watch::channel(run.progress.clone());
         let facts = Arc::new(facts);
         state.operations.insert(operation, Held { facts: facts.clone(), progress: sender });
@@ -312,7 +317,10 @@ impl Engine {
                 }
                 Effect::End(operation, how) => {
                     if let Some(held) = state.operations.get(&operation) {
-                        held.progress.send_replace(Progress::Done(Arc::new(ended(how))));
+                        let done = ended(how);
+                        let tenant = state.scheduler.tenant(operation).unwrap_or_default();
+                        seen::left(operation, tenant, held.facts.action.to_string(), &done.message);
+                        held.progress.send_replace(Progress::Done(Arc::new(done)));
                     }
                 }
                 Effect::Forget(operation) => {
@@ -352,6 +360,7 @@ impl Engine {
             found.progress = progress.clone();
         }
         for operation in state.scheduler.waiting_for(run) {
+            state.runs.get(&run).into_iter().for_each(|found| seen::started(*operation, &found.task));
             if let Some(held) = state.operations.get(operation) {
                 held.progress.send_replace(progress.clone());
             }
@@ -370,8 +379,11 @@ impl Engine {
         let mut effects = Vec::new();
         let mut state = self.lock();
         let over = state.scheduler.finished(self.now(), run, cost, weight, &mut effects);
-        state.runs.remove(&run);
+        let task = state.runs.remove(&run).map(|found| found.task);
         for operation in over {
+            if let (Some(task), Progress::Done(done)) = (&task, &done) {
+                seen::ended(operation, task, done);
+            }
             if let Some(held) = state.operations.get(&operation) {
                 held.progress.send_replace(done.clone());
             }

@@ -24,6 +24,7 @@ use super::watching::OperationStream;
 use crate::action::{ActionSpec, Command, Digest, decode};
 use crate::cas::CasError;
 use crate::exec::executor::{Cancel, Job, Placement};
+use crate::observe;
 use crate::sched::{OperationId, Submission};
 use bytes::Bytes;
 use fulgurite_proto::reapi;
@@ -268,6 +269,7 @@ impl Execution for ExecutionService {
             // A failure that a client put there is no reason not to try.
             if let Some(hit) = hit.filter(|hit| hit.result.exit_code == 0) {
                 self.context.metrics.cache_hits.count();
+                observe::cached(&asked.instance.name, &asked.action, &asked.part_of.mnemonic);
                 let done = Done { result: Some(hit.encoded), cached: true, ..Done::default() };
                 return Self::at_once(asked, done).map(Response::new);
             }

@@ -182,3 +182,12 @@ pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// When a client that was turned away for lack of room shall come back.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Those who ask for metrics at a time: one scraper, and a person or two.
+pub const SCRAPERS_MAX: usize = 8;
+
+/// How long asking for metrics may take in all: scrapers give up after 10 s themselves.
+pub const SCRAPE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Bytes of the headers of who asks for metrics; 8 KiB are the least that the library takes.
+pub const SCRAPE_HEADER_BYTES_MAX: usize = 16 << 10;

@@ -209,7 +209,7 @@ async fn accept_all(listener: &Listener, door: &Door, accepted: &mpsc::Sender<st
 }
 
 /// After a failure to accept.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 enum Accepted {
     Tcp(tokio::net::TcpStream, SocketAddr),

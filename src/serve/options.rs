@@ -25,6 +25,8 @@ pub struct ServeOptions {
     pub scheduler: SchedulerLimits,
     /// How long running actions may go on when the server is told to end.
     pub drain_for: Duration,
+    /// Where numbers are told, to anybody; nowhere if empty.
+    pub metrics: Vec<SocketAddr>,
     /// The local API, for callers by a Unix socket.
     pub local: Option<super::local::LocalOptions>,
 }

@@ -44,6 +44,8 @@ pub(super) struct Done {
     pub(super) message: String,
     /// Shown to people on failure.
     pub(super) server_logs: HashMap<String, reapi::LogFile>,
+    /// What is told of it to those who watch; `None` if its run was never made.
+    pub(super) end: Option<crate::observe::events::ActionEnd>,
 }
 
 impl Progress {

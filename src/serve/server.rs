@@ -20,6 +20,7 @@ use super::local::{LocalDoor, LocalService};
 use super::metrics::ServeMetrics;
 use super::operations::OperationsService;
 use super::options::{Listen, ServeOptions, TlsOptions};
+use super::scrape::{self, Scrape};
 use super::storage::StorageService;
 use crate::exec::executor::Executor;
 use fulgurite_proto::google::bytestream::byte_stream_server::ByteStreamServer;
@@ -69,6 +70,7 @@ pub struct Server {
     gate: Gate,
     health: HealthReporter,
     threads: Option<StopOnDrop>,
+    scrapes: Vec<Scrape>,
 }
 
 impl Server {
@@ -81,7 +83,8 @@ impl Server {
         options: ServeOptions,
         executor: Option<Arc<dyn Executor>>,
     ) -> Result<Server, ServeError> {
-        let ServeOptions { listen, access, instances, limits, scheduler, drain_for, local } = options;
+        let ServeOptions { listen, access, instances, limits, scheduler, drain_for, metrics: told_at, local } =
+            options;
         if listen.is_empty() {
             return Err(ServeError::Options("there is no address to listen at"));
         }
@@ -96,6 +99,7 @@ impl Server {
             };
             listeners.push((Listener::bind(place)?, tls));
         }
+        let scrapes = told_at.into_iter().map(Scrape::bind).collect::<Result<_, _>>()?;
         let metrics = Arc::new(ServeMetrics::default());
         let executes = instances.iter().any(|instance| instance.execution);
         let executor = executor.filter(|_| executes);
@@ -118,16 +122,24 @@ impl Server {
             limits,
             metrics: metrics.clone(),
             engine,
+            over: watch::Sender::new(false),
         });
         let (health, routes) = routes(&context).await?;
         let gate = Gate::new(routes, &access, &limits, metrics);
-        Ok(Server { listeners, uids: access.uids.into(), limits, drain_for, context, gate, health, threads })
+        let uids = access.uids.into();
+        Ok(Server { listeners, uids, limits, drain_for, context, gate, health, threads, scrapes })
     }
 
     /// The TCP addresses that it listens at.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(|(listener, _)| listener.address()).collect()
+    }
+
+    /// Where its numbers are told.
+    #[must_use]
+    pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
+        self.scrapes.iter().filter_map(Scrape::address).collect()
     }
 
     /// What it counts.
@@ -146,7 +158,8 @@ impl Server {
         shutdown: impl Future<Output = ()>,
         hurry: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Server { listeners, uids, limits, drain_for, context, gate, health, threads } = self;
+        let Server { listeners, uids, limits, drain_for, context, gate, health, threads, scrapes } = self;
+        let source = super::numbers::source(&context);
         let (shutting, shut) = watch::channel(false);
         let (closing, closed) = watch::channel(false);
         let room = Arc::new(Semaphore::new(limits.connections));
@@ -172,10 +185,15 @@ impl Server {
                 }
             });
         }
+        for scrape in scrapes {
+            tasks.spawn(scrape.serve(closed.clone()));
+        }
+        tasks.spawn(scrape::sample(closed.clone()));
         serve_until(&context, shutdown).await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         shutting.send_replace(true);
         let is_quiet = drain(&context, drain_for, hurry).await;
+        context.over.send_replace(true);
         // After the last answer was given: closing earlier would cut the streams of those who wait.
         closing.send_replace(true);
         let all = async { while tasks.join_next().await.is_some() {} };
@@ -183,7 +201,7 @@ impl Server {
             tasks.shutdown().await;
         }
         // A thread whose action cannot be killed is left to the end of the process.
-        drop(threads);
+        drop((threads, source));
         if is_quiet && let Some(engine) = context.engine.clone() {
             let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
         }

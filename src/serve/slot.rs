@@ -3,11 +3,13 @@
 use super::engine::{Assignment, Engine, Task};
 use super::lookup;
 use super::reply::{Done, Progress};
+use super::seen::Turn;
 use super::status;
 use super::verdict;
 use crate::action::{Timeline, encode};
 use crate::exec::executor::{Execution, Job, Verdict, Watch};
 use crate::failpoint;
+use crate::observe;
 use crate::sched::RunId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 /// Runs actions until the engine stops.
-pub(super) fn work(engine: &Engine) {
+pub(super) fn work(engine: &Engine, slot: usize) {
+    observe::enter_slot(slot);
     while let Some(assignment) = engine.next() {
         let began = Instant::now();
         let run = assignment.run;
@@ -48,6 +51,7 @@ impl Watch for Announce<'_> {
 /// Runs one action. Gives what to tell, and the CPU time that was used.
 fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
     let Assignment { run, task, may_use_cache } = assignment;
+    let turn = Turn::begin(&task.job);
     if *may_use_cache
         && !task.job.action.do_not_cache
         && let Some(hit) = lookup::find(&task.instance, &task.job.action_digest)
@@ -55,7 +59,8 @@ fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
     {
         // It came between the request's own look and its turn.
         engine.metrics().cache_hits.count();
-        return (Done { result: Some(hit.encoded), cached: true, ..Done::default() }, Duration::ZERO);
+        let end = Some(turn.cached());
+        return (Done { result: Some(hit.encoded), cached: true, end, ..Done::default() }, Duration::ZERO);
     }
     engine.metrics().runs.count();
     let _ = failpoint::hit("serve.started");
@@ -71,7 +76,8 @@ fn perform(engine: &Engine, assignment: &Assignment) -> (Done, Duration) {
     }
     let _ = failpoint::hit("serve.executed");
     let used = execution.result.usage.user + execution.result.usage.system;
-    (publish(engine, *run, task, &execution), used)
+    let end = Some(turn.ran(&execution));
+    (Done { end, ..publish(engine, *run, task, &execution) }, used)
 }
 
 /// The result goes into the action cache, if it may, before anybody is told: its blobs are in the store.

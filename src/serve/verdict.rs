@@ -23,7 +23,7 @@ pub(super) fn done(execution: &Execution, typed_outputs: bool, do_not_cache: boo
         .then(|| encode::action_result(&execution.result, typed_outputs).encode_to_vec().into());
     let server_logs =
         if execution.verdict == Verdict::Exited { HashMap::new() } else { logs(&execution.result) };
-    let done = Done { status, result, cached: false, message, server_logs };
+    let done = Done { status, result, cached: false, message, server_logs, end: None };
     (done, is_success && !do_not_cache)
 }
 

@@ -16,6 +16,7 @@ mod endings;
 mod evictions;
 mod local;
 mod merging;
+mod observing;
 mod outputs;
 mod planting;
 mod poisoning;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         evictions::ALONE,
         disk::ALONE,
         local::ALONE,
+        observing::ALONE,
         workers::ALONE,
         workers_many::ALONE,
         deaths(),

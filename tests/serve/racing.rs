@@ -54,7 +54,7 @@ const TOLD: &str = "mkfifo gate || exit 1; echo partial > out; mkdir -p d; echo 
     rm d/partial; echo \"$line\" > out; echo \"$line\" > d/in";
 
 /// An action that does what it is told.
-fn told() -> Order {
+pub fn told() -> Order {
     Order::sh(TOLD).outputs(&["d", "out"])
 }
 
@@ -65,18 +65,18 @@ fn stubborn() -> Order {
 }
 
 /// A daemon that races, and the cluster.
-struct Pair {
-    here: Home,
+pub struct Pair {
+    pub here: Home,
     there: Home,
-    racing: Daemon,
+    pub racing: Daemon,
     cluster: Daemon,
 }
 
 /// A command that waits to be told. When this is dropped it is told nothing, and goes on.
-struct Gate(OwnedFd);
+pub struct Gate(OwnedFd);
 
 impl Gate {
-    fn say(self, line: &str) {
+    pub fn say(self, line: &str) {
         rustix::io::write(&self.0, format!("{line}\n").as_bytes()).unwrap();
     }
 }
@@ -135,7 +135,7 @@ fn until_gone(word: &str) {
 }
 
 impl Pair {
-    fn start(racing: &[&str], cluster: &[&str]) -> Pair {
+    pub fn start(racing: &[&str], cluster: &[&str]) -> Pair {
         let (here, there) = (Home::new(), Home::new());
         let cluster = there.start(cluster);
         let racing = start_racing(&here, &there, racing);
@@ -143,11 +143,11 @@ impl Pair {
     }
 
     /// The action waits on both sides.
-    fn gates(&self, word: &str) -> (Gate, Gate) {
+    pub fn gates(&self, word: &str) -> (Gate, Gate) {
         (gate(&self.racing, word), gate(&self.cluster, word))
     }
 
-    fn end(self) {
+    pub fn end(self) {
         self.racing.end(&self.here);
         self.cluster.end(&self.there);
         self.here.check_blobs();

@@ -8,7 +8,7 @@ mod asking;
 mod failing;
 mod living;
 mod multiplex;
-mod scene;
+pub mod scene;
 mod sharing;
 
 use crate::Alone;

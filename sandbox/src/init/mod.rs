@@ -18,6 +18,7 @@
 
 pub mod action;
 mod cellar;
+mod clock;
 pub mod hosted;
 pub mod interpret;
 mod networks;
@@ -29,11 +30,11 @@ pub mod wire;
 use crate::plan::{Phase, machinery};
 use crate::sys::raw::{self, Start};
 use crate::sys::{Errno, Result, message, mount, process};
+use clock::now_ns;
 use interpret::{Context, Failed};
 use request::Request;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::time::{ClockId, clock_gettime};
 use wire::{FromInit, ToInit};
 
 /// The control socket.
@@ -146,24 +147,20 @@ fn prepare(context: &mut Context<'_>, control: BorrowedFd<'_>) -> core::result::
     process::child_signal_fd().map_err(wrap)
 }
 
-fn now_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
 impl Init<'_> {
     /// Prepares a lease: private mounts and a waiting process; then says so.
     fn ready(&mut self) -> core::result::Result<(), Failed> {
+        let began_ns = now_ns();
         self.context.run(Phase::Lease)?;
         self.context.remember_lease();
-        self.park_and_tell()
+        self.park_and_tell(began_ns)
     }
 
-    fn park_and_tell(&mut self) -> core::result::Result<(), Failed> {
+    fn park_and_tell(&mut self, began_ns: u64) -> core::result::Result<(), Failed> {
         self.park()?;
         let wrap = |errno| Failed { step: machinery::PARK, errno };
-        FromInit::Ready.send(fixed(CONTROL)).map_err(wrap)
+        let took_us = now_ns().saturating_sub(began_ns) / 1000;
+        FromInit::Ready { took_us }.send(fixed(CONTROL)).map_err(wrap)
     }
 
     /// Clones the process that becomes the next action. It shares this memory until it executes the command, so that
@@ -447,11 +444,12 @@ impl Init<'_> {
         if self.run.active || self.parked.is_some() {
             return Err(wrap(Errno::BUSY));
         }
-        self.park_and_tell()
+        self.park_and_tell(now_ns())
     }
 
     /// Makes this sandbox indistinguishable from a new one, or fails.
     fn reset(&mut self) -> core::result::Result<(), Failed> {
+        let began_ns = now_ns();
         let wrap = |errno| Failed { step: machinery::RESET, errno };
         if self.run.active {
             return Err(wrap(Errno::BUSY));
@@ -472,7 +470,7 @@ impl Init<'_> {
         self.context.renew_lease()?;
         self.context.leave_ipc().map_err(wrap)?;
         self.context.renew_network().map_err(wrap)?;
-        self.park_and_tell()
+        self.park_and_tell(began_ns)
     }
 }
 

@@ -146,7 +146,10 @@ pub struct Exited {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromInit {
     /// A lease can start.
-    Ready,
+    Ready {
+        /// How long it took to make the sandbox like new; of the first lease, to make it.
+        took_us: u64,
+    },
     /// A step failed. Numbers of [`crate::plan::machinery`] stand for the machinery between the steps.
     Failed {
         /// Which step.
@@ -285,7 +288,11 @@ impl FromInit {
     /// Sends the message.
     pub fn send(&self, socket: BorrowedFd<'_>) -> Result<()> {
         let writer = match self {
-            FromInit::Ready => Writer::new(READY),
+            FromInit::Ready { took_us } => {
+                let mut writer = Writer::new(READY);
+                writer.wide(*took_us);
+                writer
+            }
             FromInit::Failed { step, errno } => {
                 let mut writer = Writer::new(FAILED);
                 writer.small(*step);
@@ -311,7 +318,7 @@ impl FromInit {
             return Ok(None);
         };
         match kind {
-            READY => Ok(Some(FromInit::Ready)),
+            READY => Ok(Some(FromInit::Ready { took_us: reader.wide() })),
             FAILED => Ok(Some(FromInit::Failed { step: reader.small(), errno: reader.small() as i32 })),
             EXITED => Ok(Some(FromInit::Exited(Exited {
                 status: reader.small() as i32,

@@ -14,6 +14,7 @@
 mod local;
 mod options;
 mod remote;
+mod seen;
 
 pub use options::{Place, RacingOptions, RemoteUse};
 
@@ -376,7 +377,9 @@ impl Executor for Racing {
         };
         // Told once and here: two branches may start, and a loser may outlive the call.
         watch.started(&crate::action::Timeline { queued: Some(job.queued), ..Default::default() });
+        let began_us = crate::observe::now_us();
         let (finished, stash) = self.race(job, cancel, &choice);
+        seen::tell(job, began_us, &finished.report);
         self.learn(&key, &finished.report);
         let winner = finished.report.winner();
         let execution = self.conclude(job, finished, &stash);
@@ -404,6 +407,11 @@ impl Executor for Racing {
             ("wasted_wall_us", totals.wasted_wall_us),
             ("wasted_cpu_us", totals.wasted_cpu_us),
             ("margin_us", totals.margin_us),
+            ("races_failed", totals.failed),
+            ("races_without_result", totals.no_result),
+            ("races_stopped", totals.stopped),
+            ("races_broken", totals.broken),
+            ("reaped", totals.reaped),
         ]);
         counters
     }

@@ -15,6 +15,7 @@
 mod deliver;
 mod request;
 mod stream;
+mod watch;
 mod workers;
 
 use super::context::Context;
@@ -28,6 +29,7 @@ use super::{drive, execution};
 use crate::action::{ActionSpec, Command, Digest, DigestFunction, encode};
 use crate::cas::Cas;
 use crate::exec::executor::{Cancel, Job};
+use crate::observe;
 use crate::sched::{OperationId, Submission};
 use crate::stage::Places;
 use crate::stage::limits::TreeLimits;
@@ -144,7 +146,12 @@ impl LocalService {
             ("merged", metrics.merged.value()),
         ];
         let all = own.into_iter().chain(of_executor.unwrap_or_default());
-        all.map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut all: std::collections::BTreeMap<String, u64> =
+            all.map(|(name, value)| (name.to_owned(), value)).collect();
+        if all.contains_key("races") {
+            all.extend(observe::metrics().race_counters());
+        }
+        all
     }
 
     async fn perform(self, line: Line, asked: Asked, events: Events) -> Result<v1::ActionOutcome, Status> {
@@ -192,6 +199,7 @@ impl LocalService {
             let hit = lookup::find_async(&instance, digest, &self.context.disk).await?;
             if let Some(hit) = hit.filter(|hit| hit.result.exit_code == 0) {
                 self.context.metrics.cache_hits.count();
+                observe::cached(&instance.name, digest, &asked.mnemonic);
                 return Ok(Arc::new(Done { result: Some(hit.encoded), cached: true, ..Done::default() }));
             }
             self.context.metrics.cache_misses.count();
@@ -306,14 +314,14 @@ impl Local for LocalService {
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::Status>, Status> {
         Self::check_caller(&request)?;
+        // Sources of numbers look into the kernel's files.
+        let reading = self.context.disk.run(|| {
+            observe::look_at_pressure();
+            observe::read()
+        });
+        let status = watch::status(&reading.await?, self.counters());
         let (running, queued) = self.context.engine.as_ref().map_or((0, 0), Engine::counts);
-        Ok(Response::new(v1::Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            actions_running: running,
-            actions_queued: queued,
-            counters: self.counters(),
-            ..v1::Status::default()
-        }))
+        Ok(Response::new(v1::Status { actions_running: running, actions_queued: queued, ..status }))
     }
 
     async fn list_workers(
@@ -335,10 +343,14 @@ impl Local for LocalService {
         Ok(Response::new(self.context.disk.run(stop).await?))
     }
 
-    type WatchStream = tokio_stream::Empty<Result<v1::Event, Status>>;
+    type WatchStream = watch::WatchStream;
 
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("this daemon tells no events yet: see its log and GetStatus"))
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Self::check_caller(&request)?;
+        let tenant = self.door()?.instance.name.clone();
+        let over = self.context.over.subscribe();
+        // What happens from here on is told, though the caller has not read anything yet.
+        Ok(Response::new(watch::serve(observe::events::watch(), tenant, over)))
     }
 }
 

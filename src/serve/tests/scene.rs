@@ -121,6 +121,7 @@ pub(super) fn options(dir: &std::path::Path, cas: &Cas, results: &Arc<ResultsInM
         limits: ServeLimits::default(),
         scheduler: SchedulerLimits::default(),
         drain_for: Duration::from_secs(60),
+        metrics: Vec::new(),
         local: None,
     }
 }

@@ -2,8 +2,9 @@
 
 use super::Inner;
 use super::process::{Order, Process};
-use super::start;
 use super::ticket::{Note, Ticket};
+use super::{seen, start};
+use crate::observe;
 use crate::worker::machine::{Effect, Event, Machine, PoolLimits, RequestEnd, RequestId, WorkerId};
 use crate::worker::wire::{WorkRequest, WorkResponse};
 use std::collections::{BTreeMap, HashMap};
@@ -116,11 +117,13 @@ impl Inner {
                 }
                 Effect::Stop(worker, why) => {
                     tracing::info!(%worker, "a worker is stopped: {why}");
+                    observe::worker_stops(worker.0, seen::word(&why));
                     board.lose(worker);
                     board.order(worker, Order::Stop);
                 }
                 Effect::Kill(worker, why) => {
                     tracing::info!(%worker, "a worker is killed: {why}");
+                    observe::worker_stops(worker.0, seen::word(&why));
                     board.lose(worker);
                     if let Some(process) = board.processes.get(&worker) {
                         process.kill();

@@ -15,6 +15,7 @@ mod board;
 mod ear;
 mod process;
 mod request;
+mod seen;
 mod start;
 mod ticket;
 
@@ -55,6 +56,7 @@ pub struct WorkersOptions {
 pub struct Workers {
     inner: Arc<Inner>,
     timer: Option<JoinHandle<()>>,
+    _source: crate::observe::Source,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,8 @@ impl Workers {
         let timer = std::thread::Builder::new()
             .name("fulgurite-workers".to_owned())
             .spawn(move || ticking.keep_time())?;
-        Ok(Workers { inner, timer: Some(timer) })
+        let source = seen::source(&inner);
+        Ok(Workers { inner, timer: Some(timer), _source: source })
     }
 
     /// Has a worker do it, and returns when there is a result, or none will come. Blocks; `cancel` ends it at once.

@@ -5,6 +5,7 @@ use super::ear::Ear;
 use super::process::{How, Order, Process};
 use crate::action::ExecPath;
 use crate::exec::Verdict;
+use crate::observe;
 use crate::stage::Layer;
 use crate::uring::Framing;
 use crate::worker::bazel_json::JsonFraming;
@@ -40,11 +41,13 @@ pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
         Ok(begun) => begun,
         Err(why) => {
             tracing::warn!(worker = %id, mnemonic = launch.mnemonic, "a worker cannot be started: {why}");
+            observe::worker_ended(id.0, &launch.mnemonic, &why);
             return inner.event(Event::StartFailed(id, why));
         }
     };
     let Begun { process, base, watch, drain } = begun;
     tracing::info!(worker = %id, key = %launch.key, mnemonic = launch.mnemonic, "a worker has started");
+    observe::worker_started(id.0, &launch.mnemonic, &launch.key.to_string());
     inner.ready(process.clone());
     let how = process.follow(inner, &received);
     let why = process.finish(inner, &how);
@@ -53,6 +56,7 @@ pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
     }
     drop((watch, drain));
     base.clean(inner);
+    observe::worker_ended(id.0, &launch.mnemonic, &why);
     inner.event(Event::Gone(id, why));
 }
 
