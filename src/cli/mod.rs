@@ -26,8 +26,8 @@ pub mod simulate_args;
 pub mod stats;
 pub mod status;
 pub mod streams;
-pub mod workers;
 pub mod top;
+pub mod workers;
 
 use crate::failure::{Failure, OWN_FAILURE, tell};
 use clap::error::ErrorKind;

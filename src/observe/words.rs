@@ -134,6 +134,8 @@ words! {
         MemoryPressure = "memory_pressure",
         /// Another kind of worker needed its place.
         MakeRoom = "make_room",
+        /// The build that it was started for was over.
+        BuildOver = "build_over",
         /// All were stopped.
         Cleared = "cleared",
         /// It broke the protocol.

@@ -140,9 +140,9 @@ pub struct DaemonWorker {
     pub cpu_ms: u64,
 }
 
-/// A persistent worker of a daemon.
+/// A persistent worker of a daemon, as `fulgurite workers` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonWorker {
+pub struct ListedWorker {
     /// Its number since the daemon's start.
     pub number: u64,
     /// Its kind.
@@ -159,11 +159,11 @@ pub struct DaemonWorker {
     pub cpu: Option<Duration>,
 }
 
-impl From<v1::WorkerState> for DaemonWorker {
+impl From<v1::WorkerState> for ListedWorker {
     fn from(state: v1::WorkerState) -> Self {
         let v1::WorkerState { number, mnemonic, key, phase, served, memory_bytes, .. } = state;
         let cpu = state.cpu_us.map(Duration::from_micros);
-        DaemonWorker { number, mnemonic, key, phase, served, memory_bytes, cpu }
+        ListedWorker { number, mnemonic, key, phase, served, memory_bytes, cpu }
     }
 }
 
@@ -268,10 +268,10 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError::Lost`].
-    pub async fn workers(&mut self) -> Result<Vec<DaemonWorker>, DaemonError> {
+    pub async fn workers(&mut self) -> Result<Vec<ListedWorker>, DaemonError> {
         let got = self.client.list_workers(v1::ListWorkersRequest {}).await;
         let workers = got.map_err(|status| self.refused(&status))?.into_inner().workers;
-        Ok(workers.into_iter().map(DaemonWorker::from).collect())
+        Ok(workers.into_iter().map(ListedWorker::from).collect())
     }
 
     /// Stops all persistent workers; how many there were, and how many are still at work.

@@ -170,7 +170,7 @@ fn with_worker(arguments: &[&str]) -> Option<(Home, Daemon, Client)> {
     Some((home, daemon, client))
 }
 
-fn work(wire: &str, number: usize) -> Order {
+fn work(wire: &'static str, number: usize) -> Order {
     Work::new(Way { wire, ..PLAIN }, &[], &["--read=in"]).order.input("in", number.to_string().as_bytes())
 }
 

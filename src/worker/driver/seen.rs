@@ -14,6 +14,7 @@ pub(super) fn word(why: &StopReason) -> WorkerGone {
         StopReason::ToolsChanged(_) => WorkerGone::ToolsChanged,
         StopReason::MemoryPressure { .. } => WorkerGone::MemoryPressure,
         StopReason::MakeRoom => WorkerGone::MakeRoom,
+        StopReason::BuildOver => WorkerGone::BuildOver,
         StopReason::Cleared => WorkerGone::Cleared,
         StopReason::Broken(_) => WorkerGone::Broken,
         StopReason::Hung => WorkerGone::Hung,
