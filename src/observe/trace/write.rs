@@ -108,22 +108,23 @@ impl<W: Write> Writer<W> {
     }
 
     fn name(&mut self, row: &Row, number: u64, lane: usize) -> std::io::Result<()> {
-        let pid = row.group as u64;
-        let title = if lane == 0 { row.title.clone() } else { format!("{} ({})", row.title, lane + 1) };
-        let metadata = |name: &str, args: Value| json!({ "ph": "M", "pid": pid, "tid": number, "name": name, "args": args });
         self.name_group(row.group)?;
-        self.event(&metadata("thread_name", json!({ "name": short(&title) })))?;
-        self.event(&metadata("thread_sort_index", json!({ "sort_index": number })))
+        let title = if lane == 0 { row.title.clone() } else { format!("{} ({})", row.title, lane + 1) };
+        self.metadata(row.group, number, "thread_name", &json!({ "name": short(&title) }))?;
+        self.metadata(row.group, number, "thread_sort_index", &json!({ "sort_index": number }))
     }
 
     fn name_group(&mut self, group: Group) -> std::io::Result<()> {
         if !self.groups.insert(group) {
             return Ok(());
         }
+        self.metadata(group, 0, "process_name", &json!({ "name": group.title() }))?;
+        self.metadata(group, 0, "process_sort_index", &json!({ "sort_index": group as u64 }))
+    }
+
+    fn metadata(&mut self, group: Group, number: u64, name: &str, args: &Value) -> std::io::Result<()> {
         let pid = group as u64;
-        let metadata = |name: &str, args: Value| json!({ "ph": "M", "pid": pid, "name": name, "args": args });
-        self.event(&metadata("process_name", json!({ "name": group.title() })))?;
-        self.event(&metadata("process_sort_index", json!({ "sort_index": pid })))
+        self.event(&json!({ "ph": "M", "pid": pid, "tid": number, "name": name, "args": args }))
     }
 
     fn write(&mut self, record: &Record) -> std::io::Result<()> {
