@@ -95,7 +95,12 @@ fn store(cas: &Cas, reading: &mut Reading) {
     ] {
         reading.put(family, &[], value);
     }
-    for (how, value) in [("written", stats.written), ("renamed", stats.renamed), ("copied", stats.copied)] {
+    for (how, value) in [
+        ("written", stats.written),
+        ("renamed", stats.renamed),
+        ("copied", stats.copied),
+        ("known", stats.known),
+    ] {
         reading.put(Family::StoreAdded, &[how], value);
     }
 }

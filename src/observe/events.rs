@@ -7,6 +7,7 @@ use super::clock::now_us;
 use super::limits::EVENTS_MAX;
 use super::metrics;
 use super::words::{Outcome, RaceEnd, Resource, StartWhy, Strategy, WorkerGone};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -133,10 +134,13 @@ pub enum What {
 
 static RING: LazyLock<broadcast::Sender<Arc<Event>>> = LazyLock::new(|| broadcast::Sender::new(EVENTS_MAX));
 
+/// How many watch. The ring knows as well, behind a lock.
+static WATCHERS: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether anybody watches.
 #[must_use]
 pub fn is_watched() -> bool {
-    RING.receiver_count() > 0
+    WATCHERS.load(Ordering::Relaxed) > 0
 }
 
 /// Tells what happened to an action of a tenant, or to the daemon.
@@ -164,7 +168,15 @@ pub struct Watcher(broadcast::Receiver<Arc<Event>>);
 /// Watches what happens from now on.
 #[must_use]
 pub fn watch() -> Watcher {
-    Watcher(RING.subscribe())
+    let watcher = Watcher(RING.subscribe());
+    WATCHERS.fetch_add(1, Ordering::Relaxed);
+    watcher
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        WATCHERS.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Watcher {

@@ -100,7 +100,8 @@ families! {
     StoreBytes = Gauge "store_bytes" [] "Bytes of those, in whole blocks";
     StoreBytesMax = Gauge "store_bytes_max" [] "Bytes beyond which the least recently used blobs go";
     StorePinned = Gauge "store_pins" [] "Pins that keep blobs from eviction";
-    StoreAdded = Counter "store_blobs_added" ["how"] "Blobs that came into the store";
+    StoreAdded = Counter "store_blobs_added" ["how"]
+        "Blobs that came into the store; outputs that were there already are `known`";
     StoreCopied = Counter "store_bytes_copied" [] "Bytes of outputs that could not be renamed into the store";
     StoreEvicted = Counter "store_blobs_evicted" [] "Blobs that went for lack of room";
     StoreBytesEvicted = Counter "store_bytes_evicted" [] "Bytes of those";

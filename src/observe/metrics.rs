@@ -97,9 +97,13 @@ impl Metrics {
             }
         }
         self.read_races(into);
-        self.action_times.all().for_each(|(word, times)| {
+        let cached = Strategy::Cached.word();
+        for (word, times) in self.action_times.all().filter(|(word, _)| *word != cached) {
             into.put_times(Family::ActionTime, &[word], times.read());
-        });
+        }
+        for (word, cpu) in self.action_cpu.all().filter(|(word, _)| *word != cached) {
+            into.put(Family::ActionCpu, &[word], cpu.value());
+        }
         self.phase_times.all().for_each(|(word, times)| {
             into.put_times(Family::PhaseTime, &[word], times.read());
         });
@@ -112,7 +116,6 @@ impl Metrics {
         ];
         counters.into_iter().for_each(|(family, counter)| into.put(family, &[], counter.value()));
         into.put(Family::RemoteGone, &[], self.remote_gone.value());
-        self.action_cpu.all().for_each(|(word, cpu)| into.put(Family::ActionCpu, &[word], cpu.value()));
         self.remote_bytes
             .all()
             .for_each(|(word, bytes)| into.put(Family::RemoteBytes, &[word], bytes.value()));

@@ -1,28 +1,6 @@
 //! Counters of what the server did. They only grow.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A counter.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn count(&self) {
-        self.add(1);
-    }
-
-    /// So many more.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// How many until now.
-    #[must_use]
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+pub use crate::observe::Counter;
 
 /// All of them.
 #[derive(Debug, Default)]

@@ -88,13 +88,12 @@ fn main() -> ExitCode {
         evictions::ALONE,
         disk::ALONE,
         local::ALONE,
-        observing::ALONE,
         workers::ALONE,
         workers_many::ALONE,
         deaths(),
     ];
     let mut trials = Vec::new();
-    for (name, test) in alone.iter().chain(racing::ALONE).copied().flatten() {
+    for (name, test) in alone.iter().chain(racing::ALONE).chain(observing::ALONE).copied().flatten() {
         let test = *test;
         trials.push(Trial::test(*name, move || {
             test();

@@ -7,7 +7,7 @@
 use super::{Group, Record, Row};
 use crate::observe::limits::{LANES_MAX, ROWS_MAX, TEXT_BYTES_MAX, TRACE_BYTES_MAX};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufWriter, Write};
 use std::sync::mpsc::Receiver;
 
@@ -21,14 +21,22 @@ pub(super) struct Writer<W: Write> {
     bytes: u64,
     /// Ends of the last spans by lane, of rows that have been named.
     rows: HashMap<(Group, u64), Vec<u64>>,
+    /// Groups that have been named.
+    groups: HashSet<Group>,
     waited: u64,
 }
 
 impl<W: Write> Writer<W> {
     /// Begins a trace.
     pub(super) fn new(out: W, began_us: u64) -> std::io::Result<Self> {
-        let mut writer =
-            Writer { out: BufWriter::new(out), began_us, bytes: 0, rows: HashMap::new(), waited: 0 };
+        let mut writer = Writer {
+            out: BufWriter::new(out),
+            began_us,
+            bytes: 0,
+            rows: HashMap::new(),
+            groups: HashSet::new(),
+            waited: 0,
+        };
         writer.raw("[\n")?;
         let args =
             json!({ "program": "fulgurite", "version": env!("CARGO_PKG_VERSION"), "began_us": began_us });
@@ -100,13 +108,23 @@ impl<W: Write> Writer<W> {
     }
 
     fn name(&mut self, row: &Row, number: u64, lane: usize) -> std::io::Result<()> {
-        let pid = row.group as u64;
+        self.name_group(row.group)?;
         let title = if lane == 0 { row.title.clone() } else { format!("{} ({})", row.title, lane + 1) };
-        let metadata = |name: &str, args: Value| json!({ "ph": "M", "pid": pid, "tid": number, "name": name, "args": args });
-        self.event(&metadata("process_name", json!({ "name": row.group.title() })))?;
-        self.event(&metadata("process_sort_index", json!({ "sort_index": pid })))?;
-        self.event(&metadata("thread_name", json!({ "name": short(&title) })))?;
-        self.event(&metadata("thread_sort_index", json!({ "sort_index": number })))
+        self.metadata(row.group, number, "thread_name", &json!({ "name": short(&title) }))?;
+        self.metadata(row.group, number, "thread_sort_index", &json!({ "sort_index": number }))
+    }
+
+    fn name_group(&mut self, group: Group) -> std::io::Result<()> {
+        if !self.groups.insert(group) {
+            return Ok(());
+        }
+        self.metadata(group, 0, "process_name", &json!({ "name": group.title() }))?;
+        self.metadata(group, 0, "process_sort_index", &json!({ "sort_index": group as u64 }))
+    }
+
+    fn metadata(&mut self, group: Group, number: u64, name: &str, args: &Value) -> std::io::Result<()> {
+        let pid = group as u64;
+        self.event(&json!({ "ph": "M", "pid": pid, "tid": number, "name": name, "args": args }))
     }
 
     fn write(&mut self, record: &Record) -> std::io::Result<()> {
@@ -122,6 +140,7 @@ impl<W: Write> Writer<W> {
                 self.event(&event)
             }
             Record::Waiting { name, from_us, until_us } => {
+                self.name_group(Group::Queue)?;
                 self.waited += 1;
                 let id = format!("0x{:x}", self.waited);
                 for (phase, at) in [("b", from_us), ("e", until_us)] {
@@ -143,6 +162,7 @@ impl<W: Write> Writer<W> {
                 self.event(&event)
             }
             Record::Level { group, name, at_us, levels } => {
+                self.name_group(*group)?;
                 let args: serde_json::Map<String, Value> =
                     levels.iter().map(|(name, level)| ((*name).to_owned(), json!(level))).collect();
                 let (pid, ts) = (*group as u64, self.at(*at_us));
