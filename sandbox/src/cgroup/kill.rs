@@ -1,8 +1,8 @@
 //! The end of an action by its cgroup: killed in one write, and first in line to die.
 //!
 //! ```text
-//!   kill ─► weight of the slot: the most there is ─► cgroup.kill: SIGKILL to all ─► each takes a processor once, and ends
-//!                    └───────────── the slot is renewed: as it was ◄──────────────────────────────────┘
+//!   kill ─► weight of the slot: the most there is ─► cgroup.kill: SIGKILL to all ─► each takes a processor, and ends
+//!                    └───────────── the slot is renewed: as it was ◄─────────────────────────────┘
 //! ```
 //! A killed process needs a processor to end. Where others compute, fifty of them would wait for their turn one after
 //! the other; nothing in the slot can do anything but end, so that they may go first.

@@ -199,6 +199,7 @@ fn rules() -> Rules {
     Rules {
         plan: Plan { local: LocalStart::AtOnce, remote },
         in_place: false,
+        local_holds: false,
         failure: FailureRule::First,
         publish_failures: false,
         let_remote_finish: false,
