@@ -1,10 +1,10 @@
 //! What to run in a sandbox, and how to stop it.
-use crate::cgroup::Limits;
+use crate::cgroup::{GroupKill, Limits};
 use crate::init::wire::ToInit;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ffi::CString;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What to run, in which surroundings.
@@ -41,13 +41,73 @@ pub struct Action<'a> {
 pub struct Killer {
     pub(crate) control: Arc<OwnedFd>,
     pub(crate) generation: u32,
-    pub(crate) canceled: Arc<AtomicBool>,
+    pub(crate) stop: Arc<Stop>,
+}
+
+/// How one run is stopped before its init has heard of it.
+///
+/// ```text
+///   Idle ── the request is sent ──► Armed(cgroup.kill) ── kill ──► Killed: the leaf takes no other process
+///     └────────────────── the run is over ──┴────────────────────────► Over: nothing is killed any more
+/// ```
+/// Init shares the processors with what it is to kill; whoever cancels a run usually has one. So the kernel is told
+/// directly, and init reaps.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    canceled: AtomicBool,
+    group: Mutex<Group>,
+}
+
+#[derive(Debug, Default)]
+enum Group {
+    #[default]
+    Idle,
+    Armed(Arc<GroupKill>),
+    Killed,
+    Over,
+}
+
+impl Stop {
+    /// Whether somebody wants the run to end.
+    pub fn is_canceled(&self) -> bool {
+        self.canceled.load(Ordering::Acquire)
+    }
+
+    /// Whether the cgroup of the run was killed.
+    pub fn is_killed(&self) -> bool {
+        matches!(*self.group.lock().unwrap_or_else(PoisonError::into_inner), Group::Killed)
+    }
+
+    /// From now on a kill goes by this.
+    pub fn arm(&self, kill: Option<Arc<GroupKill>>) {
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Group::Idle, Some(kill)) = (&*group, kill) {
+            *group = Group::Armed(kill);
+        }
+    }
+
+    /// The run is over. Whether its cgroup was killed, so that nothing can start in it any more.
+    pub fn end(&self) -> bool {
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(std::mem::replace(&mut *group, Group::Over), Group::Killed)
+    }
+
+    fn kill(&self) {
+        self.canceled.store(true, Ordering::Release);
+        // Held over the write, so that none comes after the end of the run.
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Group::Armed(kill) = &*group {
+            // What fails here, init does.
+            let _ = kill.kill();
+            *group = Group::Killed;
+        }
+    }
 }
 
 impl Killer {
     /// Kills everything of the run; it then ends as [`crate::outcome::End::Canceled`].
     pub fn kill(&self) {
-        self.canceled.store(true, Ordering::Release);
+        self.stop.kill();
         self.kill_silently();
     }
 

@@ -1,11 +1,11 @@
 //! How a sandbox comes into being, and how its init ends: the two ends of one process.
 use crate::runtime::{SandboxError, Template};
 use crate::seat::Seat;
-use crate::sys::{Errno, message};
+use crate::sys::{Errno, message, process};
 use crate::zygote::Wanted;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use rustix::time::Timespec;
 use std::time::Duration;
 
@@ -67,5 +67,10 @@ pub(crate) fn hatch(
         ids: seat.ids,
         fail_at,
     })?;
+    if let Some(pid) = Pid::from_raw(hatched.pid.cast_signed()) {
+        // It shares the processors with what it has to kill and reap, which may be hundreds of processes that compute.
+        // An ordinary user may not, and waits longer for its losers.
+        let _ = process::put_first(pid);
+    }
     Ok((ours, hatched.pid, hatched.pidfd))
 }

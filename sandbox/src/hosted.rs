@@ -124,6 +124,7 @@ impl Lease {
             let waited = sandbox.wait(&terms, Some(deadline));
             let outcome = sandbox.conclude(&waited, &terms, started);
             sandbox.settle(&outcome);
+            sandbox.distrust(&waited);
             return Err(outcome);
         }
         let terms = Terms {

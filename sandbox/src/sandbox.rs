@@ -6,8 +6,8 @@
 //! ```
 //! `run` returns when all is *quiet*: no process of the action is left and none can come. The reset goes on in the
 //! sandbox's init while the caller already has its outcome.
-use crate::action::candidates;
 pub use crate::action::{Action, Killer};
+use crate::action::{Stop, candidates};
 use crate::cgroup::{self, CgroupError, Limits};
 use crate::hatch::{InitProcess, READY_PATIENCE, hatch};
 use crate::init::request;
@@ -23,7 +23,6 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a killed action may take to become quiet before the sandbox is given up.
@@ -47,7 +46,7 @@ pub struct Sandbox {
     init: InitProcess,
     /// The number of the run that is going on, or of the next one.
     generation: u32,
-    canceled: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     state: State,
     /// When the last reset began, and how long it took.
     reset: Option<(Instant, Duration)>,
@@ -123,7 +122,7 @@ impl Sandbox {
                 control: Arc::new(control),
                 init: InitProcess { pid, pidfd },
                 generation: 1,
-                canceled: Arc::new(AtomicBool::new(false)),
+                stop: Arc::default(),
                 state: State::Resetting,
                 reset: None,
             }),
@@ -159,8 +158,8 @@ impl Sandbox {
     /// A handle that kills the next run.
     #[must_use]
     pub fn killer(&self) -> Killer {
-        let Sandbox { control, generation, canceled, .. } = self;
-        Killer { control: control.clone(), generation: *generation, canceled: canceled.clone() }
+        let Sandbox { control, generation, stop, .. } = self;
+        Killer { control: control.clone(), generation: *generation, stop: stop.clone() }
     }
 
     /// Whether it can be reset and used again.
@@ -187,6 +186,7 @@ impl Sandbox {
         let waited = self.wait(&terms, terms.timeout.map(|timeout| Instant::now() + timeout));
         let outcome = self.conclude(&waited, &terms, called);
         self.settle(&outcome);
+        self.distrust(&waited);
         outcome
     }
 
@@ -195,7 +195,8 @@ impl Sandbox {
         let facts = Facts {
             counted: self.counted().unwrap_or_default(),
             quiet: self.is_quiet(),
-            canceled: self.canceled.load(Ordering::Acquire),
+            canceled: self.stop.is_canceled(),
+            killed: self.stop.is_killed(),
         };
         let mut outcome = verdict::conclude(waited, &facts, terms, &self.template.plan);
         if let Waited::Exited { report, .. } = waited {
@@ -212,9 +213,18 @@ impl Sandbox {
         }
     }
 
+    /// An init that could not start an action may have half of it: such a sandbox is not used again.
+    pub(crate) fn distrust(&mut self, waited: &Waited) {
+        if matches!(waited, Waited::Failed { .. }) {
+            self.state = State::Broken;
+        }
+    }
+
     fn next_generation(&mut self) {
         self.generation = self.generation.wrapping_add(1);
-        self.canceled = Arc::new(AtomicBool::new(false));
+        if std::mem::take(&mut self.stop).end() {
+            self.seat.is_killed();
+        }
     }
 
     /// Starts an action, as a worker that stays if there is a socket for answers; else gives the outcome that there is.
@@ -227,7 +237,7 @@ impl Sandbox {
             let why = format!("cannot run an action: the sandbox is {:?}, not ready", self.state);
             return Err(Box::new(Outcome::lost(why)));
         }
-        if self.canceled.load(Ordering::Acquire) {
+        if self.stop.is_canceled() {
             self.next_generation();
             return Err(Box::new(Outcome { end: End::Canceled, quiet: true, ..Outcome::lost("") }));
         }
@@ -265,6 +275,8 @@ impl Sandbox {
             Errno::PIPE | Errno::CONNRESET => SandboxError::Ended { what: "start the action" },
             errno => SandboxError::System { what: "start the action".to_owned(), errno },
         })?;
+        // Who has canceled before is in init's hands: its message comes after the request, or was kept for it.
+        self.stop.arm(self.seat.cgroup.as_ref().ok().and_then(cgroup::Slot::group_kill));
         Ok(())
     }
 
@@ -345,7 +357,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::finish_reset`].
     pub fn rearm(&mut self) -> Result<(), SandboxError> {
-        if self.state != State::Used {
+        if self.state != State::Used || self.seat.is_worn_out() {
             return Err(SandboxError::Ended { what: "use the sandbox again" });
         }
         self.state = State::Broken;
@@ -376,13 +388,8 @@ impl Sandbox {
         let is_used = self.state == State::Used;
         self.state = State::Broken;
         let mut renewed: Vec<BorrowedFd<'_>> = Vec::new();
-        if is_used
-            && let Ok(cgroup) = self.seat.cgroup.as_mut()
-            && !cgroup.resets_peak()
-            && cgroup.action_leaf_fd().is_some()
-        {
-            cgroup.renew_action_leaf()?;
-            renewed.extend(cgroup.action_leaf_fd());
+        if is_used {
+            renewed.extend(self.seat.renew()?);
         }
         ToInit::Reset { fail_at }
             .send(self.control.as_fd(), &renewed)

@@ -10,6 +10,7 @@
 use crate::cgroup::{CgroupTree, Slot};
 use crate::runtime::SandboxError;
 use crate::zygote::{OuterIds, Zygote};
+use rustix::fd::BorrowedFd;
 use rustix::process::Pid;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,14 +39,38 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Kills what is left in the cgroup for actions. No further sandbox can be here: from Linux 6.14 on, `clone3`
-    /// into a cgroup that was killed once kills the child.
+    /// Kills what is left in the cgroup for actions. Nothing can start in it until it is renewed: from Linux 6.14 on,
+    /// `clone3` into a cgroup that was killed once kills the child.
     pub(crate) fn wear_out(&mut self) {
-        self.worn_out = true;
+        self.is_killed();
         if let Ok(cgroup) = &self.cgroup {
             // The caller waits for the effect, and gives up without it.
             let _ = cgroup.kill_action();
         }
+    }
+
+    /// The cgroup for actions was killed.
+    pub(crate) fn is_killed(&mut self) {
+        self.worn_out = true;
+    }
+
+    /// Whether nothing can start in the cgroup for actions.
+    pub(crate) fn is_worn_out(&self) -> bool {
+        self.worn_out
+    }
+
+    /// After a run: a new cgroup for actions where the old one was killed or keeps its peak; `None`: the old one does.
+    ///
+    /// # Errors
+    /// The old one is still busy, or no new one can be made; then the seat is of no use any more.
+    pub(crate) fn renew(&mut self) -> Result<Option<BorrowedFd<'_>>, SandboxError> {
+        let Ok(cgroup) = self.cgroup.as_mut() else { return Ok(None) };
+        if cgroup.action_leaf_fd().is_none() || (cgroup.resets_peak() && !self.worn_out) {
+            return Ok(None);
+        }
+        cgroup.renew_action_leaf()?;
+        self.worn_out = false;
+        Ok(cgroup.action_leaf_fd())
     }
 
     /// The id of its actions outside: the owner of what they write.
@@ -168,7 +193,11 @@ impl Seats {
     ///
     /// # Errors
     /// As [`Seats::discard`].
-    pub fn give_back(&self, seat: Seat) -> Result<(), SandboxError> {
+    pub fn give_back(&self, mut seat: Seat) -> Result<(), SandboxError> {
+        if seat.worn_out {
+            // One that cannot be renewed stays worn out.
+            let _ = seat.renew();
+        }
         let deserted =
             !seat.worn_out && seat.cgroup.as_ref().ok().is_none_or(|cgroup| cgroup.populated() != Some(true));
         if deserted {

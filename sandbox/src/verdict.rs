@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub quiet: bool,
     /// Whether somebody asked for the run to be killed.
     pub canceled: bool,
+    /// Whether it was killed by its cgroup, all of it at once.
+    pub killed: bool,
 }
 
 /// What an action was promised.
@@ -66,6 +68,8 @@ pub(crate) fn conclude(waited: &Waited, facts: &Facts, action: &Terms<'_>, plan:
     outcome.end = match waited {
         Waited::Gone | Waited::Exited { .. } if ran_out => out_of_memory,
         Waited::Gone => lost("the sandbox's init has ended"),
+        // It was killed before init could start it.
+        Waited::Failed { .. } if facts.killed && facts.quiet => End::Canceled,
         Waited::Unkillable => lost("the action cannot be killed; it is left to the kernel"),
         Waited::Failed { step, errno } => {
             lost(&plan.failure(*step, Errno::from_raw_os_error(*errno)).to_string())
@@ -75,8 +79,8 @@ pub(crate) fn conclude(waited: &Waited, facts: &Facts, action: &Terms<'_>, plan:
     };
     if let Waited::Exited { report, .. } = waited {
         outcome.stragglers = report.stragglers;
-        outcome.quiet = facts.quiet;
     }
+    outcome.quiet = facts.quiet && (facts.killed || matches!(waited, Waited::Exited { .. }));
     outcome
 }
 
@@ -145,7 +149,7 @@ mod tests {
             memory_peak_bytes: Some(6),
             ..cgroup::Usage::default()
         };
-        let facts = Facts { counted, quiet: true, canceled };
+        let facts = Facts { counted, quiet: true, canceled, killed: canceled };
         assert_eq!(conclude(waited, &facts, &terms, &Plan::default()).end, *expected);
     }
 
@@ -162,6 +166,7 @@ mod tests {
         check(&exited(9, false), 1, false, none, &out_of_memory);
         check(&exited(0, false), 2, false, none, &out_of_memory);
         check(&exited(9, false), 0, true, none, &End::Canceled);
+        check(&Waited::Failed { step: 1, errno: 32 }, 0, true, none, &End::Canceled);
         check(&exited(9, true), 0, false, none, &timed_out);
         check(&exited(17 << 8, true), 0, false, none, &timed_out);
         // A command that uses its grace to clean up ends as it likes.

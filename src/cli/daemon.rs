@@ -4,7 +4,7 @@
 //! terminal end the call, which cancels the run.
 
 use super::profile::Profiled;
-use super::run_args::{NetworkArg, RunArgs, StrategyArg};
+use super::run_args::{DurabilityArg, NetworkArg, RunArgs, RunSettings, StrategyArg};
 use crate::action::{InputSpec, OutputSpec, Source};
 use crate::config::quantity;
 use crate::exec::executor::Placement;
@@ -33,6 +33,11 @@ pub enum ExecStrategyArg {
 }
 
 impl ExecStrategyArg {
+    /// Whether both sides may start.
+    pub(super) fn races(self) -> bool {
+        matches!(self, ExecStrategyArg::Racing)
+    }
+
     fn placement(self) -> Placement {
         match self {
             ExecStrategyArg::Local => Placement::Local,
@@ -134,7 +139,13 @@ pub fn run(args: &RunArgs, socket: Option<&Path>) -> Result<u8, Failure> {
 
 /// Runs a command by the daemon at this socket.
 pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
-    let settings = args.settings()?;
+    let run = request(args, &args.settings()?)?;
+    let profile = args.profile.as_deref().map(|file| (file, args.mnemonic.as_str()));
+    perform(socket, run, (Duration::ZERO, profile), &args.command)
+}
+
+/// A command as a daemon is asked for it.
+pub(super) fn request(args: &RunArgs, settings: &RunSettings) -> Result<DaemonRun, Failure> {
     let variables = settings.variables.iter().map(|variable| {
         let bytes = variable.as_bytes();
         let at = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
@@ -168,8 +179,7 @@ pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
         let hint = "name an input, or leave the list out to show the whole exec root";
         return Err(Failure::new("the list of inputs is empty").hint(Some(hint)));
     }
-    let profile = args.profile.as_deref().map(|file| (file, args.mnemonic.as_str()));
-    perform(socket, run, (Duration::ZERO, profile), &args.command)
+    Ok(run)
 }
 
 pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
@@ -185,6 +195,10 @@ pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure>
         (args.layer_dir.is_some(), "--layer-dir"),
         (args.stats.is_some(), "--stats"),
         (!args.kill_delay.is_zero(), "--kill-delay"),
+        (
+            args.durability != DurabilityArg::Process,
+            "--durability, which is the daemon's own (store.durability),",
+        ),
         (matches!(args.strategy, StrategyArg::Standalone), "--strategy standalone"),
     ];
     match refused.into_iter().find(|(is_there, _)| *is_there) {

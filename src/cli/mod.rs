@@ -15,6 +15,7 @@ pub mod race_args;
 mod reexec;
 pub mod run;
 pub mod run_args;
+mod run_in_place;
 mod run_remote;
 pub mod serve;
 pub mod serve_args;

@@ -21,9 +21,10 @@ pub struct RaceArgs {
     /// Actions at a time; two for each processor by default
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     pub jobs: usize,
-    /// What builds meet: fast-remote, slow-remote, all-hits, remote-dies, loaded-here; all by default
+    /// What builds meet: fast-remote, slow-remote, all-hits, remote-dies, loaded-here, none; all by
+    /// default
     #[arg(long = "condition", value_name = "LIST", value_delimiter = ',', value_parser = condition)]
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<Wanted>,
     /// Losers whose end is measured; 0: none
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     pub aborts: usize,
@@ -39,7 +40,7 @@ impl RaceArgs {
             jobs: self.jobs,
             conditions: match self.conditions.is_empty() {
                 true => Condition::ALL.to_vec(),
-                false => self.conditions.clone(),
+                false => self.conditions.iter().filter_map(|wanted| wanted.0).collect(),
             },
             aborts: self.aborts,
             progress: !self.json,
@@ -47,7 +48,15 @@ impl RaceArgs {
     }
 }
 
-fn condition(name: &str) -> Result<Condition, String> {
+/// A condition, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted(Option<Condition>);
+
+fn condition(name: &str) -> Result<Wanted, String> {
+    if name == "none" {
+        return Ok(Wanted(None));
+    }
     let found = Condition::ALL.into_iter().find(|condition| condition.name() == name);
-    found.ok_or_else(|| format!("there are {}", Condition::ALL.map(Condition::name).join(", ")))
+    let known = || format!("there are {}, and none", Condition::ALL.map(Condition::name).join(", "));
+    found.map(|found| Wanted(Some(found))).ok_or_else(known)
 }

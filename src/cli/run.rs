@@ -10,7 +10,8 @@ use super::run_args::{RunArgs, RunSettings, state_dir};
 use super::signals::{BlockedSignals, Interruption};
 use super::stats::{PhaseStats, stats};
 use super::streams::Streams;
-use crate::commit::{self, Durability, Journal, PublishOptions, Published, publish_unopposed};
+use crate::action::Outputs;
+use crate::commit::{self, Journal, PublishOptions, Published, publish_unopposed};
 use crate::exec::view::{Strategy, ViewSpec};
 use crate::exec::{Executed, LocalAction, execute};
 use crate::failure::{self, Failure, tell};
@@ -20,7 +21,7 @@ use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::outcome::End;
 use fulgurite_sandbox::runtime::{CgroupUse, Runtime, RuntimeOptions, Template};
 use fulgurite_sandbox::sandbox::Sandbox;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
 use std::io::Write;
@@ -76,10 +77,10 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
 }
 
 /// Finishes what a run that died was publishing, and then removes what it left.
-fn recover_and_sweep(settings: &RunSettings) -> Result<(), Failure> {
+pub(super) fn recover_and_sweep(settings: &RunSettings) -> Result<(), Failure> {
     let failed = |error: stage::StageError| Failure::new(error.to_string()).hint(error.hint());
-    let recovered = commit::recover_all(&settings.places, Durability::Process).map_err(failed)?;
-    for line in recovered.lost.iter().chain(&recovered.torn).chain(&recovered.failed) {
+    let recovered = commit::recover_all(&settings.places, settings.durability).map_err(failed)?;
+    for line in recovered.all_told() {
         tell(line);
     }
     stage::sweep_all_but(&settings.places, &recovered.needed).map_err(failed)?;
@@ -91,7 +92,7 @@ fn since(start: Instant) -> u64 {
 }
 
 /// Limits and full accounting need the v1 controllers where there are any; joining those costs milliseconds.
-fn cgroup_use(args: &RunArgs, settings: &RunSettings) -> CgroupUse {
+pub(super) fn cgroup_use(args: &RunArgs, settings: &RunSettings) -> CgroupUse {
     let wanted = settings.limits != Limits::default() || args.stats.is_some();
     if wanted { CgroupUse::All } else { CgroupUse::OnlyV2 }
 }
@@ -237,7 +238,7 @@ fn open_root(settings: &RunSettings) -> Result<OwnedFd, Failure> {
 }
 
 /// As root, outputs belong to whom the exec root belongs to; an ordinary user's are its own already.
-fn output_owner(root: &OwnedFd, privileged: bool) -> Result<Option<Owner>, Failure> {
+pub(super) fn output_owner(root: &OwnedFd, privileged: bool) -> Result<Option<Owner>, Failure> {
     if !privileged {
         return Ok(None);
     }
@@ -259,7 +260,7 @@ fn hand_over(
     let failed = |error: commit::PublishError| Failure::new(error.to_string()).hint(error.hint());
     let options = PublishOptions { owner, limits: TreeLimits::default(), ..PublishOptions::default() };
     let Some(layer) = &executed.layer else { return Ok(None) };
-    let journal = Journal::open(layer.place(), Durability::Process)
+    let journal = Journal::open(layer.place(), settings.durability)
         .map_err(|fault| Failure::new(fault.to_string()).hint(fault.hint()))?;
     let action = settings.arguments.first().map_or(&b""[..], |command| command.to_bytes());
     let published = publish_unopposed(collected, root.as_fd(), &journal, action, &options);
@@ -276,8 +277,11 @@ fn standalone_outputs(executed: &Executed, settings: &RunSettings, root: &OwnedF
     if settings.strategy != Strategy::Standalone || !executed.outcome.end.is_success() {
         return Ok(());
     }
-    let missing: Vec<String> = settings
-        .outputs
+    check_standalone_outputs(root.as_fd(), &settings.outputs)
+}
+
+pub(super) fn check_standalone_outputs(root: BorrowedFd<'_>, outputs: &Outputs) -> Result<(), Failure> {
+    let missing: Vec<String> = outputs
         .iter()
         .filter(|output| {
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
@@ -330,7 +334,7 @@ fn write_stats(file: &Path, object: &impl serde::Serialize) -> Result<(), Failur
 }
 
 /// The exit code of an end, and the line that explains it.
-fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
+pub(super) fn code_of(end: &End, args: &RunArgs) -> (u8, Option<String>) {
     let command = args.command.first().map(|command| command.display().to_string()).unwrap_or_default();
     let line = Some(match end {
         End::NotStarted { failure, is_command: true } => {

@@ -1,6 +1,7 @@
 //! Options of `fulgurite run` and `fulgurite explain`: as typed by clap, and as meant.
 use super::keep::VARIABLE;
 use crate::action::{InputSpec, OutputSpec, Outputs, parse_inputs_from};
+use crate::commit::Durability;
 use crate::config::quantity;
 use crate::exec::Strategy;
 use crate::failure::Failure;
@@ -36,6 +37,15 @@ pub enum StrategyArg {
     Dynamic,
 }
 
+/// What published outputs outlive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArg {
+    /// The death of any process
+    Process,
+    /// That, and a loss of power: all of it is on disk before the end
+    Power,
+}
+
 /// What `run` and `explain` take.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -63,6 +73,10 @@ pub struct RunArgs {
     /// Directory for private layers, best on the filesystem of the exec root
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
     pub layer_dir: Option<PathBuf>,
+
+    /// What published outputs outlive
+    #[arg(long, value_enum, default_value = "process", help_heading = "Files")]
+    pub durability: DurabilityArg,
 
     /// Directory whose contents are the root, instead of the host's toolchain directories
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Sandbox")]
@@ -167,6 +181,8 @@ pub struct RunSettings {
     pub directory: CString,
     /// Where layers may lie.
     pub places: Places,
+    /// What published outputs outlive.
+    pub durability: Durability,
 }
 
 impl RunArgs {
@@ -216,8 +232,17 @@ impl RunArgs {
             variables: self.variables()?,
             directory: self.directory()?,
             places: places(self.layer_dir.clone(), &exec_root),
+            durability: self.durability(),
             exec_root,
         })
+    }
+
+    /// What published outputs outlive.
+    pub(super) fn durability(&self) -> Durability {
+        match self.durability {
+            DurabilityArg::Process => Durability::Process,
+            DurabilityArg::Power => Durability::Power,
+        }
     }
 
     fn input_specs(&self, exec_root: &Path) -> Result<Option<Vec<InputSpec>>, Failure> {

@@ -18,6 +18,7 @@ use crate::config::{ActionLimits, CacheWriters, Config, Durability, NetworkPolic
 use crate::exec::{Allowance, Executor, Offer, Sandboxed, SandboxedOptions};
 use crate::failure::{Failure, put, tell};
 use crate::output::Spools;
+use crate::remote::Elsewhere;
 use crate::sched::SchedulerLimits;
 use crate::serve::{
     Access, ActionCacheWriters, InstanceOptions, Listen, LocalOptions, OfferedProperty, OfferedValues,
@@ -140,7 +141,7 @@ fn without_limits_that_nobody_asked_for(mut config: Config, runtime: &Runtime) -
     Ok(config)
 }
 
-fn log_to_stderr(filter: &str) -> Result<(), Failure> {
+pub(super) fn log_to_stderr(filter: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::new(format!("cannot use the log filter {filter:?}: {error}")))?;
     // A second subscriber would be a second `serve` in one process, which there is not.
@@ -151,7 +152,7 @@ fn log_to_stderr(filter: &str) -> Result<(), Failure> {
 }
 
 /// Makes the state directory for us alone.
-fn prepare_directory(path: &Path) -> Result<(), Failure> {
+pub(super) fn prepare_directory(path: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         Failure::new(format!("cannot use the state directory {}: {error}", path.display()))
             .hint(Some("choose one of your own with --state-dir"))
@@ -174,6 +175,7 @@ struct Daemon {
     workers_pool: Option<Pool>,
     executor: Arc<dyn Executor>,
     sources: Vec<crate::observe::Source>,
+    elsewhere: Option<Elsewhere>,
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {
@@ -222,7 +224,7 @@ impl Daemon {
             }
             false => (Arc::new(sandboxed), None),
         };
-        let executor = super::serve_race::racing(config, executor, &cas)?;
+        let (executor, elsewhere) = super::serve_race::racing(config, executor, &cas)?;
         let parts = Parts {
             cas: &cas,
             results: &results,
@@ -231,7 +233,7 @@ impl Daemon {
             executor: &executor,
         };
         let sources = serve_observe::sources(&parts);
-        Ok(Daemon { cas, results, pool, workers_pool, executor, sources })
+        Ok(Daemon { cas, results, pool, workers_pool, executor, sources, elsewhere })
     }
 
     fn serve(
@@ -275,6 +277,7 @@ impl Daemon {
         let instances = config.instances.iter().map(|(name, instance)| InstanceOptions {
             name: name.clone(),
             cas: self.cas.clone(),
+            elsewhere: self.elsewhere.clone(),
             results: Arc::new(self.results.clone()),
             execution: instance.execution,
             writers: match instance.action_cache_writers {
@@ -307,15 +310,15 @@ impl Daemon {
         let uid = rustix::process::geteuid().as_raw();
         let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
         let (instance, cas) = (name.clone(), self.cas.clone());
-        has_socket.then_some(LocalOptions { instance, cas, places })
+        has_socket.then_some(LocalOptions { instance, cas, places, durability: durability_of(config) })
     }
 
     /// Gives everything back. What cannot be is found by the next start.
     fn stop(self, runtime: Arc<Runtime>) -> Result<(), Failure> {
-        let Daemon { cas, results, pool, workers_pool, executor, sources } = self;
+        let Daemon { cas, results, pool, workers_pool, executor, sources, elsewhere } = self;
         drop(sources);
         // Ends all workers.
-        drop(executor);
+        drop((executor, elsewhere));
         let closed = results.close().map_err(failed);
         drop(results);
         cas.close();
@@ -327,13 +330,21 @@ impl Daemon {
     }
 }
 
+/// What published outputs outlive: the same as what the store does.
+fn durability_of(config: &Config) -> commit::Durability {
+    match config.store.durability {
+        Durability::Process => commit::Durability::Process,
+        Durability::Power => commit::Durability::Power,
+    }
+}
+
 /// Where layers lie. Those of an earlier start are removed.
 fn layers(config: &Config, cas: &Cas) -> Result<LayerHome, Failure> {
     let uid = rustix::process::geteuid().as_raw();
     let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
-    let needed = match commit::recover_all(&places, commit::Durability::Process) {
+    let needed = match commit::recover_all(&places, durability_of(config)) {
         Ok(recovered) => {
-            for line in recovered.lost.iter().chain(&recovered.torn).chain(&recovered.failed) {
+            for line in recovered.all_told() {
                 tracing::warn!("{line}");
             }
             recovered.needed

@@ -82,8 +82,8 @@ pub struct ServeArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(rename_all = "snake_case", next_help_heading = "Race")]
 pub struct RaceArgs {
-    /// How local branches run: worker, sandboxed
-    #[arg(long, value_name = "[MNEMONIC=]LIST")]
+    /// How local branches run: worker, sandboxed; of `run --remote` also standalone, straight in the exec root
+    #[arg(long, value_name = "[MNEMONIC=]LIST", alias = "local-strategy")]
     pub dynamic_local_strategy: Vec<String>,
     /// How remote branches run: remote
     #[arg(long, value_name = "[MNEMONIC=]LIST")]
@@ -100,7 +100,7 @@ pub struct RaceArgs {
     /// Signals of a local command that leave the decision to remote
     #[arg(long, value_name = "[MNEMONIC=]LIST")]
     pub experimental_dynamic_ignore_local_signals: Vec<String>,
-    /// Taken, and of no effect here: no local branch holds the outputs, and none runs in place
+    /// Of `standalone`: false lets it hold the outputs from its start, so that it cannot lose any more
     #[arg(long, value_name = "[MNEMONIC=]BOOL")]
     pub experimental_local_lockfree_output: Vec<String>,
     /// Taken, and of no effect yet: no client says which actions build tools

@@ -1,12 +1,12 @@
 //! The part of `fulgurite serve` that races: a cluster and its secrets, from the configuration.
 
 use crate::cas::Cas;
-use crate::config::{Config, RemoteMode, Strategy};
+use crate::config::{Config, RemoteMode, RemoteOutputs, Strategy};
 use crate::exec::Executor;
 use crate::failure::Failure;
 use crate::race::executor::{Place, Racing, RacingOptions, RemoteUse};
 use crate::race::knobs::Knobs;
-use crate::remote::{Cluster, ClusterOptions};
+use crate::remote::{Cluster, ClusterOptions, Elsewhere};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,10 +23,10 @@ pub(super) fn racing(
     config: &Config,
     local: Arc<dyn Executor>,
     cas: &Cas,
-) -> Result<Arc<dyn Executor>, Failure> {
+) -> Result<(Arc<dyn Executor>, Option<Elsewhere>), Failure> {
     let knobs = knobs(config)?;
     let Some(address) = config.remote.address.as_ref().filter(|address| !address.0.is_empty()) else {
-        return Ok(local);
+        return Ok((local, None));
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -38,7 +38,13 @@ pub(super) fn racing(
     let context = runtime.enter();
     let cluster = Cluster::new(options).map_err(|error| Failure::new(error.to_string()))?;
     drop(context);
+    let kept_for = config.remote.outputs_kept_for;
+    let lazily = match config.remote.outputs {
+        RemoteOutputs::All => None,
+        RemoteOutputs::Lazy => Some(Elsewhere::new(cluster.clone(), cas.clone(), kept_for)),
+    };
     let options = RacingOptions {
+        lazily: lazily.clone(),
         place: match config.race.strategy {
             Strategy::Racing => Place::Racing,
             Strategy::Local => Place::Local,
@@ -58,10 +64,10 @@ pub(super) fn racing(
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     let epoch = u64::try_from(epoch).unwrap_or(0);
     let racing = Racing::new(local, cluster, cas.clone(), Arc::new(runtime), options, epoch);
-    Ok(Arc::new(racing.map_err(|error| Failure::new(error.to_string()))?))
+    Ok((Arc::new(racing.map_err(|error| Failure::new(error.to_string()))?), lazily))
 }
 
-fn knobs(config: &Config) -> Result<Knobs, Failure> {
+pub(super) fn knobs(config: &Config) -> Result<Knobs, Failure> {
     let mut knobs = Knobs::default();
     for option in &config.race.options.0 {
         let pair = option.split_once('=');
@@ -95,7 +101,7 @@ fn check_address(address: &str) -> Result<(), Failure> {
     is_good.then_some(()).ok_or_else(wrong)
 }
 
-fn cluster(config: &Config, address: &str) -> Result<ClusterOptions, Failure> {
+pub(super) fn cluster(config: &Config, address: &str) -> Result<ClusterOptions, Failure> {
     check_address(address)?;
     let remote = &config.remote;
     let mut authorities_pem = remote.tls_ca.as_deref().map(read).transpose()?;

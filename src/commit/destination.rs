@@ -21,6 +21,7 @@ use super::error::PublishError;
 use super::limits::DIRECTORIES_OPEN_MAX;
 use super::record::Identity;
 use crate::action::ExecPath;
+use crate::failpoint::hit;
 use crate::stage::beneath::{self, Way};
 use crate::stage::{Fault, Owner};
 
@@ -144,6 +145,7 @@ impl Destinations {
     /// Syncs every directory that outputs went to.
     pub fn sync(&self) -> Result<(), Errno> {
         for (path, known) in &self.directories {
+            hit("commit.sync")?;
             match &known.fd {
                 Some(fd) => rustix::fs::fsync(fd)?,
                 None => {
@@ -155,6 +157,7 @@ impl Destinations {
         for path in &self.created {
             let above = path.parent();
             let above = above.as_ref().map_or(Path::new("."), ExecPath::as_path);
+            hit("commit.sync")?;
             rustix::fs::fsync(&beneath::open_dir_at(self.root.as_fd(), above, Way::NoSymlinks)?)?;
         }
         Ok(())

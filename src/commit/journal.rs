@@ -148,6 +148,7 @@ impl Shared {
                 continue;
             }
             if self.durability == Durability::Power {
+                hit("commit.sync")?;
                 rustix::fs::fsync(&dir)?;
                 rustix::fs::fsync(&self.home)?;
             }
@@ -159,7 +160,10 @@ impl Shared {
     fn sync(&self, file: &OwnedFd) -> Result<(), Errno> {
         match self.durability {
             Durability::Process => Ok(()),
-            Durability::Power => rustix::fs::fdatasync(file),
+            Durability::Power => {
+                hit("commit.sync")?;
+                rustix::fs::fdatasync(file)
+            }
         }
     }
 }
@@ -176,8 +180,23 @@ impl Slot {
 
     /// Writes the record, in phase `prepared`. May be called again, as long as that is the phase.
     pub fn prepare(&mut self, record: &Record) -> Result<(), Errno> {
-        let bytes = record::encode(record, Phase::Prepared).map_err(|_| Errno::FBIG)?;
         hit("commit.record")?;
+        self.write(record, Phase::Prepared)
+    }
+
+    /// Writes the record of a command in place.
+    pub fn announce(&mut self, record: &Record) -> Result<(), Errno> {
+        hit("commit.announce")?;
+        self.write(record, Phase::InPlace)
+    }
+
+    /// The slot, for its times.
+    pub fn file(&self) -> Option<&OwnedFd> {
+        self.slot.as_ref().map(|slot| &slot.file)
+    }
+
+    fn write(&mut self, record: &Record, phase: Phase) -> Result<(), Errno> {
+        let bytes = record::encode(record, phase).map_err(|_| Errno::FBIG)?;
         let slot = self.slot()?;
         write_all(&slot.file, &bytes, 0)?;
         slot.length = bytes.len();

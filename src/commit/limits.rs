@@ -1,5 +1,7 @@
 //! Bounds on publishing.
 
+use std::time::Duration;
+
 /// Destination directories that are kept open; others are opened again and compared. Far below any usual
 /// limit of open files, and above the number of directories that most actions write to.
 pub const DIRECTORIES_OPEN_MAX: usize = 256;
@@ -28,3 +30,15 @@ pub const RECOVER_MAX: usize = 100_000;
 
 /// Names that are listed at a time when a directory is cleared.
 pub const CLEAR_BATCH: usize = 1024;
+
+/// Names below one output that are looked at to tell whether a command in place has touched it: as many as a large
+/// output directory has. One with more does not run in place.
+pub const STAMP_ENTRIES_MAX: usize = 1 << 20;
+
+/// What changes so long after the last sign of life of a command's process was changed by somebody else: beats come
+/// each second, and killed processes end within seconds.
+pub const BEAT_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a recovery waits for the end of a command whose process has died: it was killed then, and has to get a
+/// processor to end.
+pub const END_PATIENCE: Duration = Duration::from_secs(10);

@@ -25,6 +25,9 @@
 //! visible either old or new, never in part; after a failure to prepare the tree is as before; after a death at any
 //! instruction and a recovery all outputs are old, or all are new.
 //!
+//! A command that runs straight in the tree is written down as well (`in_place`), and what it leaves is removed when it
+//! has lost, or when its process has died (`standalone`, `recover`).
+//!
 //! Limits: each output appears atomically, and several do not appear together: a reader may see some old and some new
 //! ones for the time of the renames, or between a death and its recovery. Where a filesystem has no EXCHANGE, a failed
 //! rename leaves files that were replaced before it, and says so. Permission is that of this process: a daemon that
@@ -33,6 +36,7 @@
 mod claim;
 mod destination;
 mod error;
+mod in_place;
 mod journal;
 pub mod limits;
 mod prepare;
@@ -46,6 +50,7 @@ mod tests;
 
 pub use claim::{Claim, ClaimCell, Claims, Lost, Side, State};
 pub use error::PublishError;
+pub use in_place::{Announced, announce};
 pub use journal::{Durability, Journal};
 pub use prepare::{Prepared, prepare};
 pub use publish::{Handoff, PublishOptions, Published, publish, publish_cleared, publish_unopposed};

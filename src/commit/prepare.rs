@@ -107,6 +107,12 @@ impl Prepared {
         &self.outputs
     }
 
+    /// The other branch runs in place, and never began: nothing needs a proof.
+    pub fn alone(mut self) -> Self {
+        self.beside_standalone = false;
+        self
+    }
+
     /// What is there has changed since it was looked at.
     pub(super) fn look_again(&mut self) -> Result<(), PublishError> {
         for index in 0..self.outputs.len() {
@@ -178,6 +184,7 @@ impl Prepared {
                 outputs: self.outputs.len(),
                 why: Fault::new("sync", "the outputs", why),
             };
+            hit("commit.sync").map_err(fault)?;
             rustix::fs::syncfs(&self.upper).map_err(fault)?;
             return rustix::fs::syncfs(self.destinations.root()).map_err(fault);
         }
@@ -198,6 +205,7 @@ impl Prepared {
         } else {
             beneath::open_file(self.source(path)?.as_fd(), &self.names[index])?
         };
+        hit("commit.sync")?;
         rustix::fs::fsync(&file)
     }
 
@@ -234,7 +242,7 @@ impl Prepared {
 }
 
 /// Where a directory is, for those who come after us.
-fn anchor(fd: BorrowedFd<'_>, what: &'static str) -> Result<Anchor, Fault> {
+pub(super) fn anchor(fd: BorrowedFd<'_>, what: &'static str) -> Result<Anchor, Fault> {
     let inode = rustix::fs::fstat(fd).map_err(Fault::of("inspect", what))?.st_ino;
     let path = rustix::fs::readlink(beneath::own_path(fd), Vec::new())
         .map_err(Fault::of("find the path of", what))?;

@@ -7,6 +7,7 @@
 //!   amendment  index (8), inode (8), blake3 of (tag, index, inode) (32): this output comes from its temporary name
 //!              after all, as that inode
 //!   phase      prepared ──► intent ──► done          one write of eight bytes each
+//!              in place ──────────────► done          layer: /proc/<pid> of who runs it, and its start
 //! ```
 //! All numbers are little-endian. Amendments end where one does not verify; those of an earlier record in the same slot
 //! don't, because no two records have a tag in common.
@@ -32,6 +33,8 @@ pub(super) enum Phase {
     Prepared,
     /// Claimed: renames may have been done, and all are to be.
     Intent,
+    /// A command runs straight in the tree.
+    InPlace,
     /// Nothing is left to do.
     Done,
 }
@@ -41,12 +44,15 @@ impl Phase {
         *match self {
             Self::Prepared => b"fulgprep",
             Self::Intent => b"fulgintt",
+            Self::InPlace => b"fulginpl",
             Self::Done => b"fulgdone",
         }
     }
 
     fn of(bytes: &[u8]) -> Option<Self> {
-        [Self::Prepared, Self::Intent, Self::Done].into_iter().find(|phase| phase.bytes() == bytes)
+        [Self::Prepared, Self::Intent, Self::InPlace, Self::Done]
+            .into_iter()
+            .find(|phase| phase.bytes() == bytes)
     }
 }
 
@@ -61,7 +67,8 @@ pub(super) struct Anchor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub inode: u64,
-    /// Nanoseconds; 0 of directories, whose times change with what is in them.
+    /// Nanoseconds; of a record in place the newest change below it, and else 0
+    /// of directories, whose times change with what is in them.
     pub mtime: i64,
 }
 

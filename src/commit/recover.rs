@@ -29,6 +29,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::destination::identity;
+use super::in_place;
 use super::journal::{DIRECTORY, Durability, SLOT_PREFIX, open_slot};
 use super::limits::{RECORD_BYTES_MAX, RECOVER_MAX};
 use super::record::{self, Anchor, Entry, Found, Identity, Phase, Record};
@@ -48,6 +49,8 @@ pub struct Recovered {
     pub dropped: usize,
     /// Records that are no whole ones: nothing had been published for them.
     pub torn: Vec<String>,
+    /// Commands in place that died with their process, and whose outputs were removed.
+    pub cleared: Vec<String>,
     /// Publications whose process lives.
     pub alive: usize,
     /// What its user must know: publications that cannot be completed any more, and why.
@@ -59,11 +62,17 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// What its user is to be told, a line each.
+    pub fn all_told(&self) -> impl Iterator<Item = &String> {
+        self.lost.iter().chain(&self.cleared).chain(&self.torn).chain(&self.failed)
+    }
+
     fn add(&mut self, other: Self) {
         self.completed += other.completed;
         self.renamed += other.renamed;
         self.dropped += other.dropped;
         self.torn.extend(other.torn);
+        self.cleared.extend(other.cleared);
         self.alive += other.alive;
         self.lost.extend(other.lost);
         self.failed.extend(other.failed);
@@ -110,7 +119,7 @@ fn recover_slot(dir: BorrowedFd<'_>, name: &CStr, durability: Durability, recove
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         read_all(&file).map(|bytes| (file, bytes))
     });
-    let (_held, bytes) = match opened {
+    let (held, bytes) = match opened {
         Err(Errno::NOENT) => return,
         Err(Errno::WOULDBLOCK) => return recovered.alive += 1,
         Err(why) => {
@@ -137,6 +146,24 @@ fn recover_slot(dir: BorrowedFd<'_>, name: &CStr, durability: Durability, recove
                 return;
             }
         },
+        Found::Whole(Phase::InPlace, record) => {
+            let beat = in_place::last_beat(&held);
+            match open_anchor(&record.root).map_err(Fault::of("open", &record.root.path)) {
+                Ok(None) => {}
+                Ok(Some(root)) => match in_place::end(&record, root.as_fd(), beat) {
+                    Ok(in_place::Ended::Untouched) => {}
+                    Ok(in_place::Ended::Cleared) => {
+                        recovered.cleared.push(say_in_place(&record, "were removed"))
+                    }
+                    Ok(in_place::Ended::MovedOn(output)) => {
+                        let why = format!("stay, for {output} was changed later by somebody else");
+                        recovered.lost.push(say_in_place(&record, &why));
+                    }
+                    Err(why) => return recovered.failed.push(say_in_place(&record, &format!("stay: {why}"))),
+                },
+                Err(why) => return recovered.failed.push(say_in_place(&record, &format!("stay: {why}"))),
+            }
+        }
         Found::Whole(_, record) => {
             recovered.dropped += 1;
             if let Ok(Some(root)) = open_anchor(&record.root) {
@@ -159,6 +186,12 @@ fn say(record: &Record, why: &str) -> String {
         record.root.path.display(),
         record.epoch,
     )
+}
+
+fn say_in_place(record: &Record, what: &str) -> String {
+    let action = String::from_utf8_lossy(&record.action);
+    let root = record.root.path.display();
+    format!("the outputs below {root} of a command that ran there ({action:?}) and died half way {what}")
 }
 
 /// The name of the directory that holds the upper one.

@@ -23,6 +23,7 @@ use super::error::PublishError;
 use super::limits::CLEAR_BATCH;
 use crate::action::{ExecPath, Outputs};
 use crate::exec::Quiet;
+use crate::failpoint::hit;
 use crate::stage::beneath::{self, Way};
 use crate::stage::{Fault, remove_tree};
 
@@ -41,19 +42,21 @@ pub struct Cleared {
 /// [`PublishError`], naming the output that could not be removed.
 pub fn clear(_quiet: Quiet, root: BorrowedFd<'_>, outputs: &Outputs) -> Result<Cleared, PublishError> {
     let mut removed = 0;
-    let mut root_inode = 0;
+    let of_root = Fault::of("inspect", "the destination");
+    let root_inode = rustix::fs::fstat(root).map(|stat| stat.st_ino);
+    let root_inode = root_inode.map_err(|why| PublishError::Journal { outputs: 0, why: of_root(why) })?;
     for output in outputs.iter() {
         let fault = |why| PublishError::Prepare {
             output: output.path.clone(),
             why: Fault::new("clear", output.path.as_path(), why).into(),
         };
-        root_inode = rustix::fs::fstat(root).map_err(fault)?.st_ino;
+        hit("commit.clear").map_err(fault)?;
         removed += clear_one(root, &output.path)?;
     }
     Ok(Cleared { root_inode, removed })
 }
 
-fn clear_one(root: BorrowedFd<'_>, path: &ExecPath) -> Result<u64, PublishError> {
+pub(super) fn clear_one(root: BorrowedFd<'_>, path: &ExecPath) -> Result<u64, PublishError> {
     let failed = |why| PublishError::Prepare { output: path.clone(), why };
     let fault = |why| failed(Fault::new("clear", path.as_path(), why).into());
     let parent = path.parent();
@@ -62,7 +65,7 @@ fn clear_one(root: BorrowedFd<'_>, path: &ExecPath) -> Result<u64, PublishError>
         Err(Errno::NOENT) => return Ok(0),
         dir => dir.map_err(fault)?,
     };
-    let name = CString::new(path.file_name().as_bytes()).unwrap_or_default();
+    let name = name_of(path);
     let Some(stat) = beneath::look(dir.as_fd(), &name).map_err(fault)? else { return Ok(0) };
     if beneath::kind(&stat) != FileType::Directory {
         return Ok(remove_tree(dir.as_fd(), &name, 1).map_err(failed)?.entries);
@@ -79,4 +82,9 @@ fn clear_one(root: BorrowedFd<'_>, path: &ExecPath) -> Result<u64, PublishError>
             removed += remove_tree(top.as_fd(), &entry, u64::MAX).map_err(failed)?.entries;
         }
     }
+}
+
+pub(super) fn name_of(path: &ExecPath) -> CString {
+    // A path has no NUL.
+    CString::new(path.file_name().as_bytes()).unwrap_or_default()
 }

@@ -52,7 +52,8 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
         "PEM file with the authorities of client certificates; without it, clients need none";
     "store.size_bytes_max" => store.size_bytes_max,
         "Bytes of all blobs, beyond which the least recently used go, but for those in use";
-    "store.durability" => store.durability, "What the store has outlived when a client gets its answer";
+    "store.durability" => store.durability,
+        "What the store, and what is published into trees, has outlived when a client gets its answer";
     "store.action_cache_entries_max" => store.action_cache_entries_max,
         "Results that are kept, of all instances together";
     "store.action_cache_bytes_max" => store.action_cache_bytes_max, "Bytes of those results on disk";
@@ -103,6 +104,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
         "A cluster to race against: grpc://host:port, grpcs://host:port or unix:/path; without it, all runs here";
     "remote.instance" => remote.instance, "Its instance";
     "remote.mode" => remote.mode, "What it is used for";
+    "remote.outputs" => remote.outputs,
+        "What of its results is fetched at once; lazy: nothing but names, where no local branch could have won";
+    "remote.outputs_kept_for" => remote.outputs_kept_for, "How long it is trusted to keep what was not fetched";
     "remote.tls_ca" => remote.tls_ca,
         "PEM file with the authorities of its certificate; without it, those of this machine";
     "remote.tls_certificate" => remote.tls_certificate, "PEM file with our certificate, if it asks for one";

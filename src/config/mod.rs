@@ -41,7 +41,8 @@ pub use resolve::{FlagSetting, Printed, Resolved, Sources};
 pub use tokens::{Tokens, TokensError};
 pub use value::{
     Bytes, CacheWriters, Durability, HandoffMode, IpcChoice, Listen, LogFilter, MilliCores, NetworkPolicy,
-    OnCrash, Properties, RemoteMode, StageMode, Strategy, Text, Texts, WorkerCache, WorkerView,
+    OnCrash, Properties, RemoteMode, RemoteOutputs, StageMode, Strategy, Text, Texts, WorkerCache,
+    WorkerView,
 };
 pub use worker::Worker;
 

@@ -1,6 +1,6 @@
 //! `[remote]` and `[race]`: a cluster, and how this machine races against it.
 
-use super::value::{RemoteMode, Strategy, Text, Texts};
+use super::value::{RemoteMode, RemoteOutputs, Strategy, Text, Texts};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ pub struct RemoteCluster {
     pub instance: Text,
     /// What it is used for.
     pub mode: RemoteMode,
+    /// What of its results is fetched at once.
+    pub outputs: RemoteOutputs,
+    /// How long it is trusted to keep what was not fetched.
+    pub outputs_kept_for: Duration,
     /// Authorities of its certificate.
     pub tls_ca: Option<PathBuf>,
     /// Our certificate.
@@ -39,6 +43,9 @@ impl Default for RemoteCluster {
             address: None,
             instance: Text(String::new()),
             mode: RemoteMode::Execute,
+            outputs: RemoteOutputs::All,
+            // As Bazel's --experimental_remote_cache_ttl.
+            outputs_kept_for: Duration::from_secs(3 * 60 * 60),
             tls_ca: None,
             tls_certificate: None,
             tls_key: None,

@@ -467,6 +467,16 @@ words! {
 }
 
 words! {
+    /// What of a cluster's results is fetched at once.
+    RemoteOutputs, "\"all\", \"lazy\"" {
+        /// All of it.
+        All = "all",
+        /// Where only the cluster can have made it: names, and bytes when somebody needs them.
+        Lazy = "lazy",
+    }
+}
+
+words! {
     /// Where actions run that do not say.
     Strategy, "\"racing\", \"local\", \"remote\", \"remote_local_fallback\"" {
         /// Here and on the cluster: the first result counts.

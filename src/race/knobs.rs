@@ -6,8 +6,9 @@
 //! Bazel's prefixes `dynamic_`, `experimental_` and `experimental_dynamic_` may stand before a name or not: options
 //! lose and change them from version to version.
 //!
-//! Limits: `local_lockfree_output` decides only whether `standalone` is in the default list: here a local branch never
-//! takes the claim before it has ended.
+//! `local_lockfree_output` is about `standalone` alone, as all others never write where anybody sees it: true puts it
+//! into the default list; false lets it hold the outputs from its start, as Bazel's lock does, so that remote stops
+//! then; unset, it holds nothing, and a remote win kills it, waits until it is quiet, and removes what it left.
 
 use super::limits::{SIGNALS_MAX, STRATEGIES_MAX};
 use super::step::{FailureRule, SignalSet};
@@ -91,8 +92,9 @@ pub struct Knobs {
     pub slow_remote_time: PerMnemonic<Duration>,
     /// Signals of a local command that leave the decision to remote.
     pub ignore_local_signals: PerMnemonic<SignalSet>,
-    /// Local commands may run in place without holding the outputs.
-    pub local_lockfree_output: PerMnemonic<bool>,
+    /// Local commands may run in place without holding the outputs; `None`: they hold nothing, and are not in the
+    /// default list.
+    pub local_lockfree_output: PerMnemonic<Option<bool>>,
     /// Tools are built by the remote side alone.
     pub exclude_tools: PerMnemonic<bool>,
     /// Say what happens to each race.
@@ -128,7 +130,7 @@ impl Knobs {
             local_load_factor: PerMnemonic::new(0.0),
             slow_remote_time: PerMnemonic::new(Duration::ZERO),
             ignore_local_signals: PerMnemonic::new(SignalSet::default()),
-            local_lockfree_output: PerMnemonic::new(false),
+            local_lockfree_output: PerMnemonic::new(None),
             exclude_tools: PerMnemonic::new(true),
             debug_spawn_scheduler: PerMnemonic::new(false),
             race_chance: PerMnemonic::new(0.25),
@@ -146,7 +148,7 @@ impl Knobs {
             return list.clone();
         }
         let mut list = vec![LocalStrategy::Worker, LocalStrategy::Sandboxed];
-        if *self.local_lockfree_output.of(mnemonic) {
+        if *self.local_lockfree_output.of(mnemonic) == Some(true) {
             list.push(LocalStrategy::Standalone);
         }
         list
@@ -186,7 +188,7 @@ impl Knobs {
                 self.slow_remote_time.set(mnemonic, time);
             }
             "ignore_local_signals" => self.ignore_local_signals.set(mnemonic, signals(value)?),
-            "local_lockfree_output" => self.local_lockfree_output.set(mnemonic, yes()?),
+            "local_lockfree_output" => self.local_lockfree_output.set(mnemonic, Some(yes()?)),
             "exclude_tools" => self.exclude_tools.set(mnemonic, yes()?),
             "debug_spawn_scheduler" => self.debug_spawn_scheduler.set(mnemonic, yes()?),
             "race_chance" => self.race_chance.set(mnemonic, part()?),

@@ -9,7 +9,7 @@
 //! | delay | cache hit | cache miss | no answer |
 //! |---|---|---|---|
 //! | fixed, Bazel's | local at once; after the first hit of the build, after the delay | the same | the same |
-//! | `auto` | local if slower than nine of ten | local at once, if it has a chance | local once it likely wins |
+//! | `auto` | local if slower than nine of ten, and than local | at once, if it has a chance | once it likely wins |
 //!
 //! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`: mostly one side starts,
 //! and the other comes in when it is late. Of any two sides one has a chance of half, and starts at once.
@@ -221,6 +221,8 @@ pub fn choose(
     let rules = Rules {
         plan,
         in_place: strategy == Some(LocalStrategy::Standalone),
+        local_holds: strategy == Some(LocalStrategy::Standalone)
+            && *knobs.local_lockfree_output.of(mnemonic) == Some(false),
         failure: *knobs.failure.of(mnemonic),
         publish_failures: *knobs.publish_failures.of(mnemonic),
         let_remote_finish: *knobs.let_remote_finish.of(mnemonic),
@@ -261,7 +263,10 @@ fn race(mnemonic: &str, remote: RemoteAbility, knobs: &Knobs, situation: &Situat
 
 fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan {
     let Situation { forecast, local_wait, .. } = situation;
-    let hit = forecast.fetch.map_or(Delay::BAZEL, |fetch| fetch.at(0.9)).min(HOLD_MAX);
+    // Of ten downloads one is slow by this measure, and is over soon all the same: local has to have the time to be
+    // faster than what is left, which is likely as long as what has passed.
+    let usual = forecast.local.map_or(SILENCE, |local| local.at(0.5));
+    let hit = forecast.fetch.map_or(Delay::BAZEL, |fetch| fetch.at(0.9).max(usual)).min(HOLD_MAX);
     let mut miss = Duration::ZERO;
     let mut execute_after = Duration::ZERO;
     if let (Some(local), Some(remote), false) = (&forecast.local, &forecast.remote, situation.explore)
@@ -285,6 +290,9 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
         (_, Some(answer)) => 2 * answer.at(0.95),
         (_, None) => SILENCE,
     };
+    // A late answer is mostly a busy machine's, and it is mostly a hit.
+    let silence =
+        if forecast.answer.is_some() && forecast.hit_rate >= 0.5 { silence.max(usual) } else { silence };
     Plan {
         local: LocalStart::OnAnswer { miss, hit, silence: silence.min(HOLD_MAX) },
         remote: RemoteStart::AtOnce { execute_after },

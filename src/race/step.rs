@@ -261,6 +261,9 @@ impl State {
         if self.local.phase == Phase::Queued && self.is_undecided() {
             self.local.phase = Phase::Running;
             effects.push(Effect::StartLocal);
+            if self.rules.local_holds {
+                self.dismiss(Side::Remote, effects);
+            }
         } else {
             effects.push(Effect::WithdrawLocal);
         }

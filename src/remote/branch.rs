@@ -4,11 +4,14 @@
 //!   cache ── hit ──────────────────────────────────────────────► fetch ─► result, all of it in our store
 //!     └ miss ─► `go` ─► upload what is missing ─► Execute ─────────┘ │ a blob is gone: once more, without the cache
 //! ```
-//! Invariants: a result is handed out only when all that it names is in our store, verified; what went wrong with the
-//! cluster is never told as a failure of the action. Limits: a loser's uploads go on; its execution is canceled.
+//! Invariants: a result is handed out only when all that it names is in our store, verified, but for files that may
+//! stay where they are and that the cluster says to have; what went wrong with the cluster is never told as a failure
+//! of the action. Limits: a loser's uploads go on; its execution is canceled.
 
 use super::cluster::{Cluster, ClusterError};
+use super::decode::RemoteResult;
 use super::execution::{Ended, Stage};
+use super::fetch::Fetched;
 use super::limits::EXECUTIONS_MAX;
 use crate::action::{ActionResult, ActionSpec, Command, Digest, decode};
 use crate::cas::Cas;
@@ -30,6 +33,8 @@ pub struct RemoteJob {
     pub executes: bool,
     /// A result of the action cache is welcome.
     pub accept_cached: bool,
+    /// Files of the outputs may stay where they are.
+    pub lazily: bool,
 }
 
 /// How it ended.
@@ -43,6 +48,8 @@ pub enum RemoteEnd {
         cached: bool,
         /// Bytes that were fetched.
         fetched_bytes: u64,
+        /// Files that the cluster has and our store does not; none unless that was asked for.
+        later: Vec<Digest>,
     },
     /// The action's own fault: it ran out of time, or is not allowed.
     Action {
@@ -81,10 +88,8 @@ pub async fn run(
             if !watch.answered(true).await {
                 return Ok(RemoteEnd::Miss);
             }
-            match cluster.fetch(store, &job.command, found).await {
-                Ok((result, fetched_bytes)) => {
-                    return Ok(RemoteEnd::Result { result: Box::new(result), cached: true, fetched_bytes });
-                }
+            match fetch(cluster, job, store, found).await {
+                Ok(fetched) => return Ok(ended(fetched, true)),
                 // It forgot its blobs: as good as none.
                 Err(ClusterError::Missing(_)) if job.executes => {}
                 Err(ClusterError::Missing(_)) => return Ok(RemoteEnd::Miss),
@@ -98,6 +103,25 @@ pub async fn run(
         return Ok(RemoteEnd::Miss);
     }
     execute(cluster, job, store, watch, cacheable).await
+}
+
+async fn fetch(
+    cluster: &Cluster,
+    job: &RemoteJob,
+    store: &Cas,
+    found: RemoteResult,
+) -> Result<Fetched, ClusterError> {
+    // A failure is read by people, and soon.
+    if job.lazily && found.result.exit_code == 0 {
+        return cluster.fetch_lazily(store, &job.command, found).await;
+    }
+    let (result, fetched_bytes) = cluster.fetch(store, &job.command, found).await?;
+    Ok(Fetched { result, later: Vec::new(), fetched_bytes })
+}
+
+fn ended(fetched: Fetched, cached: bool) -> RemoteEnd {
+    let Fetched { result, later, fetched_bytes } = fetched;
+    RemoteEnd::Result { result: Box::new(result), cached, fetched_bytes, later }
 }
 
 async fn execute(
@@ -124,10 +148,8 @@ async fn execute(
                 cluster.forget(if digests.is_empty() { &blobs } else { &digests });
                 lost = digests;
             }
-            Ended::Result { cached, result } => match cluster.fetch(store, &job.command, *result).await {
-                Ok((result, fetched_bytes)) => {
-                    return Ok(RemoteEnd::Result { result: Box::new(result), cached, fetched_bytes });
-                }
+            Ended::Result { cached, result } => match fetch(cluster, job, store, *result).await {
+                Ok(fetched) => return Ok(ended(fetched, cached)),
                 Err(ClusterError::Missing(digests)) => {
                     // A success whose outputs nobody has is none.
                     skip_cache = true;

@@ -148,6 +148,12 @@ impl Breaker {
         }
     }
 
+    /// Nobody answers where the remote should be: as many failures in a row as it takes. True if that opened it.
+    pub fn vanished(&mut self, now: Duration) -> bool {
+        self.in_a_row = self.in_a_row.max(self.options.failures_in_a_row.saturating_sub(1));
+        self.failed(now)
+    }
+
     /// A call failed for a reason that is the remote's. True if that opened it.
     pub fn failed(&mut self, now: Duration) -> bool {
         self.in_a_row = self.in_a_row.saturating_add(1);

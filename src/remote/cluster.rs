@@ -5,6 +5,8 @@
 //!             └ go ─► channel, deadline ─► answer ─► breaker: the remote lives
 //!                                        └ outage ─► breaker: one more failure ─► pause ─► again, within the budget
 //! ```
+//! A connection that is not answered in its time opens the breaker at once: a black hole costs one such time in all.
+//!
 //! Invariants: no call is without a deadline, but for streams, whose peers are asked for signs of life; a caller who
 //! goes away in the middle of a trial leaves the trial to the next. Limits: one HTTP/2 connection.
 
@@ -143,6 +145,14 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// How a call failed.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    code: Code,
+    /// Nobody answered the connection within its time: one more try would cost as much again, and find the same.
+    unreachable: bool,
+}
+
 /// A call that was admitted. Dropped without an answer, it leaves a trial to the next.
 struct Admitted<'a> {
     cluster: &'a Cluster,
@@ -151,14 +161,14 @@ struct Admitted<'a> {
 }
 
 impl Admitted<'_> {
-    fn answered(&mut self, result: Result<(), Code>) {
+    fn answered(&mut self, result: Result<(), Failed>) {
         self.is_over = true;
         let now = self.cluster.now();
         let mut health = self.cluster.health();
         match result {
             // The trial decides, and not who was admitted before the outage.
-            Err(code) if is_outage(code) && !self.is_trial && health.breaker.is_trying() => {}
-            Err(code) if is_outage(code) => self.cluster.outage(&mut health.breaker, code),
+            Err(failed) if is_outage(failed.code) && !self.is_trial && health.breaker.is_trying() => {}
+            Err(failed) if is_outage(failed.code) => self.cluster.outage(&mut health.breaker, failed),
             _ => {
                 health.budget.refill();
                 if health.breaker.succeeded(now) {
@@ -287,8 +297,9 @@ impl Cluster {
     }
 
     /// One more failure of the remote's.
-    fn outage(&self, breaker: &mut Breaker, code: Code) {
-        if breaker.failed(self.now()) {
+    fn outage(&self, breaker: &mut Breaker, Failed { code, unreachable }: Failed) {
+        let now = self.now();
+        if if unreachable { breaker.vanished(now) } else { breaker.failed(now) } {
             let remote = &self.shared.options.address;
             tracing::warn!(%remote, ?code, "the remote is taken to be gone");
             crate::observe::cluster(true);
@@ -340,15 +351,21 @@ impl Cluster {
                     return Err(ClusterError::BreakerOpen { retry_in });
                 }
             };
-            let status = match answer {
+            let (status, unreachable) = match answer {
                 Ok(Ok(answer)) => {
                     admitted.answered(Ok(()));
                     return Ok(answer);
                 }
-                Ok(Err(status)) => of_transport(status),
-                Err(_) => Status::deadline_exceeded(format!("no answer within {} s", within.as_secs_f64())),
+                Ok(Err(status)) => {
+                    let unreachable = is_unreachable(&status);
+                    (of_transport(status), unreachable)
+                }
+                Err(_) => {
+                    let why = format!("no answer within {} s", within.as_secs_f64());
+                    (Status::deadline_exceeded(why), false)
+                }
             };
-            admitted.answered(Err(status.code()));
+            admitted.answered(Err(Failed { code: status.code(), unreachable }));
             drop(admitted);
             tries += 1;
             let pause = self.pause(tries, &status);
@@ -375,7 +392,7 @@ impl Cluster {
         if is_outage(code) {
             let mut health = self.health();
             if !health.breaker.is_trying() {
-                self.outage(&mut health.breaker, code);
+                self.outage(&mut health.breaker, Failed { code, unreachable: false });
             }
         }
     }
@@ -442,6 +459,19 @@ fn of_transport(status: Status) -> Status {
         Some(cause) if status.code() == Code::Cancelled => Status::unavailable(cause.to_string()),
         _ => status,
     }
+}
+
+/// Whether the time for connecting was over.
+fn is_unreachable(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause {
+        let io = deeper.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = deeper.source();
+    }
+    false
 }
 
 /// The details that travel with a status.

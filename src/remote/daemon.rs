@@ -317,7 +317,9 @@ impl Daemon {
     }
 }
 
-fn request(run: DaemonRun) -> v1::RunRequest {
+/// As the wire has it.
+#[must_use]
+pub fn request(run: DaemonRun) -> v1::RunRequest {
     let (memory_bytes_max, cpu_milli_max, pids_max) = run.limits;
     let timeout_ms = run.timeout.map(|timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
     let variable = |(name, value)| v1::EnvironmentVariable { name, value };

@@ -46,3 +46,5 @@ pub const DOWNLOADS_AT_ONCE: usize = 32;
 pub const DEPTH_MAX: usize = 1024;
 /// Longest target of a symlink.
 pub const TARGET_BYTES_MAX: usize = 4095;
+/// Blobs that are known to be at the cluster alone, at some 100 bytes each; with more, bytes are fetched at once.
+pub const ELSEWHERE_MAX: usize = 1 << 20;

@@ -3,6 +3,7 @@
 use super::limits::INLINE_READ_BYTES;
 use crate::action::Digest;
 use crate::cas::{Blob, BlobWriter, Cas, CasError};
+use crate::remote::Elsewhere;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -12,11 +13,30 @@ use tonic::Status;
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
     cas: Cas,
+    elsewhere: Option<Elsewhere>,
 }
 
 impl Blobs {
-    pub(super) fn new(cas: Cas) -> Self {
-        Blobs { cas }
+    pub(super) fn new(cas: Cas, elsewhere: Option<Elsewhere>) -> Self {
+        Blobs { cas, elsewhere }
+    }
+
+    /// Those that are neither here nor where they can be had from.
+    pub(super) fn lacking(&self, digests: impl IntoIterator<Item = Digest>) -> Vec<Digest> {
+        let missing = self.missing(digests);
+        match &self.elsewhere {
+            Some(elsewhere) if !missing.is_empty() => elsewhere.lacking(missing),
+            _ => missing,
+        }
+    }
+
+    /// Fetches what is not here and can be had from elsewhere. What cannot be had is missing after this as before.
+    pub(super) async fn bring(&self, digests: &[Digest]) {
+        let Some(elsewhere) = &self.elsewhere else { return };
+        let missing = self.cas.missing(digests.iter().filter(|digest| elsewhere.has(digest)).copied());
+        if let Err(error) = elsewhere.bring(&missing).await {
+            tracing::warn!(%error, "{} blobs that the cluster had cannot be fetched", missing.len());
+        }
     }
 
     /// Whether a blob is there. Counts as a use of it.

@@ -234,6 +234,7 @@ impl ByteStream for ByteStreamService {
         let name = parse_read(&request.resource_name)?;
         let instance = self.context.instances.open(&call, &name.instance)?;
         let (offset, length) = Self::range(&name, &request)?;
+        instance.blobs.bring(&[name.digest]).await;
         self.clone().open(&instance, &name, offset, length).map(Response::new)
     }
 

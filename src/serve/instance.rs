@@ -56,7 +56,7 @@ impl Instances {
         let instance = |options: InstanceOptions| {
             let instance = Instance {
                 name: options.name.clone(),
-                blobs: Blobs::new(options.cas),
+                blobs: Blobs::new(options.cas, options.elsewhere),
                 results: options.results,
                 execution: options.execution,
                 writers: options.writers,

@@ -55,7 +55,7 @@ mod watching;
 
 pub use limits::ServeLimits;
 pub use listen::ListenError;
-pub use local::LocalOptions;
+pub use local::{LocalOptions, OwnAction, ReadyOutputs};
 pub use metrics::{Counter, ServeMetrics};
 pub use options::{
     Access, ActionCacheWriters, CertificateGrant, InstanceOptions, Listen, Reach, ServeOptions, TlsOptions,

@@ -4,6 +4,7 @@ use super::limits::ServeLimits;
 use super::platform::PlatformOffer;
 use super::results::Results;
 use crate::cas::Cas;
+use crate::remote::Elsewhere;
 use crate::sched::SchedulerLimits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -139,6 +140,8 @@ pub struct InstanceOptions {
     pub name: String,
     /// Its blobs. Instances that share a store can see each other's blobs, by digest.
     pub cas: Cas,
+    /// Where blobs may be that are not in it.
+    pub elsewhere: Option<Elsewhere>,
     /// Its results.
     pub results: Arc<dyn Results>,
     /// Whether it executes actions.

@@ -173,7 +173,7 @@ impl ContentAddressableStorage for StorageService {
         }
         let digests = digests(function(request.digest_function)?, &request.blob_digests)?;
         let count = digests.len();
-        let work = move || instance.blobs.missing(digests);
+        let work = move || instance.blobs.lacking(digests);
         let missing = if count <= INLINE_LOOKUPS { work() } else { self.context.disk.run(work).await? };
         Ok(Response::new(reapi::FindMissingBlobsResponse {
             missing_blob_digests: missing.iter().map(encode::digest).collect(),
@@ -219,6 +219,7 @@ impl ContentAddressableStorage for StorageService {
         let digests = digests(function(request.digest_function)?, &request.digests)?;
         let bytes = digests.iter().fold(0u64, |sum, digest| sum.saturating_add(digest.size_bytes));
         check_batch(digests.len(), bytes)?;
+        instance.blobs.bring(&digests).await;
         let service = self.clone();
         let work = move || service.read_batch(&instance, digests);
         let responses = self.context.disk.run_if_long(bytes, work).await?;

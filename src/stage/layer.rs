@@ -254,6 +254,14 @@ struct ProcessId {
     started: u64,
 }
 
+/// When a process was started, in ticks since the machine was: with its number, nobody else has both.
+///
+/// # Errors
+/// There is none of this number.
+pub fn process_start(pid: u32) -> Result<u64, Errno> {
+    ProcessId::read(Path::new(&format!("/proc/{pid}/stat"))).map(|process| process.started)
+}
+
 impl ProcessId {
     fn own() -> Result<Self, Fault> {
         Self::read(Path::new("/proc/self/stat")).map_err(|why| Fault::new("read", "/proc/self/stat", why))

@@ -39,7 +39,9 @@ mod tree;
 pub use beneath::Owner;
 pub use error::StageError;
 pub use fault::{Fault, Shown, TreeError};
-pub use layer::{Layer, LayerHome, Swept, existing_places, sweep_all, sweep_all_but, sweep_stale};
+pub use layer::{
+    Layer, LayerHome, Swept, existing_places, process_start, sweep_all, sweep_all_but, sweep_stale,
+};
 pub use parents::{prepare_output_parents, prepare_parents};
 pub use place::Places;
 pub use remove::{Removed, remove_tree};

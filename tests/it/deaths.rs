@@ -7,6 +7,7 @@ use crate::scene::{Finished, Scene};
 
 both! {
     killed_while_publishing: killed_while_publishing_as_root, killed_while_publishing_as_user;
+    power_syncs: power_syncs_as_root, power_syncs_as_user;
 }
 
 const SCRIPT: &str = "echo new > a; mkdir -p d && echo new > d/new; rm -rf d/old; ln -sf new l; echo new > z";
@@ -42,4 +43,22 @@ fn killed_while_publishing(scene: &Scene) {
         assert_eq!(scene.path("d/old").exists(), !is_new, "{place}");
         assert_eq!(scene.path("l").is_symlink(), is_new, "{place}");
     }
+}
+
+/// A disk that cannot be synced fails a run that shall outlive a loss of power, and no other.
+fn power_syncs(scene: &Scene) {
+    for (durability, code) in [("process", 0), ("power", 125)] {
+        scene.write("a", "old\n");
+        scene.write("input", "");
+        let options = ["--input", "input", "--output", "a", "--durability", durability];
+        let mut command = scene.run_command(&options, &["/bin/sh", "-c", "echo new > a"]);
+        let child = command.env("FULGURITE_FAILPOINT", "commit.sync:1=5").spawn().unwrap();
+        let done = scene.finish(child).expect(code);
+        assert_eq!(done.stderr.contains("sync"), code != 0, "{durability}: {}", done.stderr);
+        assert_eq!(scene.read("a"), if code == 0 { "new\n" } else { "old\n" }, "{durability}");
+    }
+    scene.write("input", "");
+    let options = ["--input", "input", "--output", "a", "--durability", "power"];
+    scene.sh(&options, "echo newer > a").expect(0);
+    assert_eq!(scene.read("a"), "newer\n");
 }

@@ -161,6 +161,13 @@ impl Client {
 
     /// The bytes of a blob, which must be those of its name.
     pub fn read(&self, digest: &reapi::Digest) -> Vec<u8> {
+        let bytes = self.try_read(digest).unwrap();
+        assert_eq!(&named(&bytes), digest, "other bytes than asked for");
+        bytes
+    }
+
+    /// Whatever a read gives.
+    pub fn try_read(&self, digest: &reapi::Digest) -> Result<Vec<u8>, Status> {
         let request = ReadRequest {
             resource_name: format!("blobs/{}/{}", digest.hash, digest.size_bytes),
             ..ReadRequest::default()
@@ -168,13 +175,12 @@ impl Client {
         let mut bytes = Vec::new();
         self.wait(async {
             let mut client = ByteStreamClient::new(self.channel.clone());
-            let mut stream = client.read(request).await.unwrap().into_inner();
-            while let Some(part) = stream.message().await.unwrap() {
+            let mut stream = client.read(request).await?.into_inner();
+            while let Some(part) = stream.message().await? {
                 bytes.extend_from_slice(&part.data);
             }
-        });
-        assert_eq!(&named(&bytes), digest, "other bytes than asked for");
-        bytes
+            Ok(bytes)
+        })
     }
 
     /// What is in the action cache; the answer must be complete.

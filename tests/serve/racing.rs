@@ -9,6 +9,8 @@
 //! ```
 
 mod failures;
+mod in_place;
+mod lazily;
 mod outages;
 mod trees;
 
@@ -23,7 +25,8 @@ use rustix::fs::{Mode, OFlags};
 use std::process::Command;
 use tonic::Code;
 
-pub const ALONE: &[&[Alone]] = &[WINS, failures::ALONE, outages::ALONE, trees::ALONE];
+pub const ALONE: &[&[Alone]] =
+    &[WINS, failures::ALONE, in_place::ALONE, lazily::ALONE, outages::ALONE, trees::ALONE];
 
 const WINS: &[Alone] = &[
     ("racing::local_wins_while_the_cluster_is_busy", cluster_is_busy),
@@ -34,6 +37,7 @@ const WINS: &[Alone] = &[
     ("racing::a_local_win_fills_the_clusters_cache", fills),
     ("racing::d08_who_leaves_ends_both_branches", leaves),
     ("racing::what_must_not_come_from_a_cache_does_not", uncached),
+    ("racing::d02_a_late_failure_of_the_loser_is_nothing", late_failure),
     ("racing::d07_one_slot_is_enough", one_slot),
     ("racing::d19_no_set_of_outputs_is_mixed", unmixed),
 ];
@@ -390,6 +394,25 @@ fn unmixed() {
         }
     }
     assert_eq!(counter(&pair.here, "races"), 60);
+    drop(client);
+    pair.end();
+}
+
+/// The loser is let run, and fails when all is over.
+fn late_failure() {
+    let pair = Pair::start(&[AT_ONCE, "--race=let_remote_finish=true"], &[]);
+    let client = pair.racing.client();
+    let order = told();
+    let running = begin(&client, &order);
+    let (here, there) = pair.gates(order.word());
+    here.say("local");
+    check_told(&client, &running.response(), "local");
+    there.say("exit");
+    until("the cluster has ended it", || counter(&pair.there, "running") == 0);
+    until_gone(order.word());
+    // Asked again, it is what it was, and nobody has kept the failure.
+    check_told(&client, &begin(&client, &order).response(), "local");
+    assert_eq!(counters(&pair.here, &["races", "local wins", "remote wins"]), [1, 1, 0]);
     drop(client);
     pair.end();
 }

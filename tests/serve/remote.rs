@@ -59,6 +59,7 @@ impl Scene {
             mnemonic: "Test".to_owned(),
             executes: true,
             accept_cached: true,
+            lazily: false,
         }
     }
 
@@ -93,7 +94,7 @@ fn whole(_: &Client, home: &Home) {
     for cached_then in [false, true] {
         // Each time a store without the outputs.
         let scene = Scene::new(home);
-        let RemoteEnd::Result { result, cached, fetched_bytes } = scene.run(&scene.job(&order)).unwrap()
+        let RemoteEnd::Result { result, cached, fetched_bytes, .. } = scene.run(&scene.job(&order)).unwrap()
         else {
             panic!("no result");
         };

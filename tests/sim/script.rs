@@ -86,6 +86,7 @@ fn rules(random: &mut Random, spread: u64) -> Rules {
     Rules {
         plan: Plan { local, remote },
         in_place: random.percent(35),
+        local_holds: false,
         failure: if random.percent(75) { FailureRule::First } else { FailureRule::Other },
         publish_failures: random.percent(20),
         let_remote_finish: random.percent(30),

@@ -28,6 +28,7 @@
 
 mod detect;
 mod error;
+mod kill;
 mod limits;
 mod meter;
 mod mounts;
@@ -47,6 +48,7 @@ mod tests;
 
 pub use detect::{Availability, CgroupHost, Layout, Missing, Observer, V1Place};
 pub use error::CgroupError;
+pub use kill::GroupKill;
 pub use limits::Limits;
 pub use meter::{Sources, Usage};
 pub use node::{Branch, Cgroup, Fresh, Leaf};

@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::Pid;
 
+use super::kill::{GroupKill, Weight};
 use super::meter::{self, Meter};
 use super::node::{Branch, Cgroup, Leaf, Patience};
 use super::setting::Setting;
@@ -44,6 +45,7 @@ pub struct Slot {
     limits: Option<Limits>,
     owner: Option<(u32, u32)>,
     meter: Meter,
+    kill: Option<Arc<GroupKill>>,
     is_removed: bool,
 }
 
@@ -59,7 +61,6 @@ struct V2Slot {
 #[derive(Debug)]
 struct Action {
     leaf: Cgroup<Leaf>,
-    kill: Option<OwnedFd>,
     events: OwnedFd,
 }
 
@@ -85,6 +86,7 @@ impl Slot {
             limits: Some(Limits::default()),
             owner: None,
             meter: Meter::default(),
+            kill: None,
             is_removed: false,
         };
         // From here on an early return drops the slot, which removes what has been made.
@@ -96,6 +98,7 @@ impl Slot {
             slot.v1.push(V1Slot { leaf, controllers: controllers.clone() });
         }
         slot.open_meter()?;
+        slot.open_kill()?;
         Ok(slot)
     }
 
@@ -188,12 +191,16 @@ impl Slot {
     /// # Errors
     /// The failed write.
     pub fn kill_action(&self) -> Result<bool, CgroupError> {
-        let Some(V2Slot { action, .. }) = &self.v2 else { return Ok(false) };
-        let Some(kill) = &action.kill else { return Ok(false) };
-        rustix::io::pwrite(kill, b"1", 0).map_err(|errno| {
+        let (Some(V2Slot { action, .. }), Some(kill)) = (&self.v2, &self.kill) else { return Ok(false) };
+        kill.kill().map_err(|errno| {
             CgroupError::io("write \"1\" to", &action.leaf.path().join("cgroup.kill"), errno)
         })?;
         Ok(true)
+    }
+
+    /// Kills all of the action from any thread, until the leaf is renewed. `None`: not possible here.
+    pub fn group_kill(&self) -> Option<Arc<GroupKill>> {
+        self.kill.clone()
     }
 
     /// Asks the kernel to freeze the action; it is frozen once `cgroup.events` says so. `false`: not
@@ -320,6 +327,12 @@ impl Slot {
             v2.action.leaf.admit(uid, gid)?;
         }
         self.limits = limits;
+        let killed = self.kill.take();
+        killed.map_or(Ok(()), |kill| kill.restore(self.limits.as_ref())).map_err(|errno| {
+            let path = self.paths().pop().unwrap_or_default();
+            CgroupError::io("give its weight back to", &path, errno)
+        })?;
+        self.open_kill()?;
         self.open_meter()
     }
 
@@ -352,6 +365,18 @@ impl Slot {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Where the slot as a whole has its share of the processors: the branch on v2, else the slot on v1.
+    fn open_kill(&mut self) -> Result<(), CgroupError> {
+        let Some(v2) = &self.v2 else { return Ok(()) };
+        let v1 = self.v1.iter().find(|group| group.controllers.contains(&Controller::Cpu));
+        let kill = match v1 {
+            Some(group) => GroupKill::open(&v2.action.leaf, Some((&group.leaf, Weight::V1)))?,
+            None => GroupKill::open(&v2.action.leaf, Some((&v2.branch, Weight::V2)))?,
+        };
+        self.kill = kill.map(Arc::new);
+        Ok(())
     }
 
     fn open_meter(&mut self) -> Result<(), CgroupError> {
@@ -440,12 +465,8 @@ impl V2Slot {
 impl Action {
     fn create(branch: &Cgroup<Branch>) -> Result<Self, CgroupError> {
         let leaf = branch.child(ACTION)?.into_leaf();
-        let files = leaf.open_existing("cgroup.kill", OFlags::WRONLY).and_then(|kill| {
-            let events = leaf.open_file("cgroup.events", OFlags::RDONLY)?;
-            Ok((kill, events))
-        });
-        match files {
-            Ok((kill, events)) => Ok(Self { leaf, kill, events }),
+        match leaf.open_file("cgroup.events", OFlags::RDONLY) {
+            Ok(events) => Ok(Self { leaf, events }),
             Err(error) => {
                 let _ = leaf.remove(Patience::Once);
                 Err(error)

@@ -35,16 +35,20 @@ pub(super) fn settings(old: Option<&Limits>, new: &Limits) -> Vec<Setting> {
         list.push(Setting::new("cpu_milli_max", Controller::Cpu, "cpu.cfs_quota_us", quota));
     }
     if old.is_none_or(|old| old.cpu_weight != new.cpu_weight) {
-        let weight = u32::from(new.cpu_weight.unwrap_or(super::CPU_WEIGHT_DEFAULT));
-        // 2 is the least that the kernel takes.
-        let shares = (weight * 1024 / u32::from(super::CPU_WEIGHT_DEFAULT)).max(2);
-        list.push(Setting::new("cpu_weight", Controller::Cpu, "cpu.shares", shares.to_string()));
+        list.push(Setting::new("cpu_weight", Controller::Cpu, "cpu.shares", shares(new.cpu_weight)));
     }
     if old.is_none_or(|old| old.pids_max != new.pids_max) {
         let value = new.pids_max.map_or("max".to_string(), |pids| pids.to_string());
         list.push(Setting::new("pids_max", Controller::Pids, "pids.max", value));
     }
     list
+}
+
+/// The value of `cpu.shares` for a weight.
+pub(super) fn shares(weight: Option<u16>) -> String {
+    let weight = u32::from(weight.unwrap_or(super::CPU_WEIGHT_DEFAULT));
+    // 2 is the least that the kernel takes.
+    (weight * 1024 / u32::from(super::CPU_WEIGHT_DEFAULT)).max(2).to_string()
 }
 
 fn memory(list: &mut Vec<Setting>, bytes: Option<u64>, raise: bool) {

@@ -139,6 +139,31 @@ pub fn kill_all_others() -> Result<()> {
     check(i64::from(unsafe { libc::kill(-1, libc::SIGKILL) })).map(drop)
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct SchedulingAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Lets process `pid` run before what is of ordinary importance; what it clones is ordinary again. `EPERM`: not for an
+/// ordinary user.
+pub fn put_first(pid: Pid) -> Result<()> {
+    // SCHED_FLAG_RESET_ON_FORK, and the least nice value that there is.
+    let attributes =
+        SchedulingAttributes { size: 48, flags: 1, nice: -20, ..SchedulingAttributes::default() };
+    let pid = pid.as_raw_nonzero().get().cast_unsigned();
+    // SAFETY: sched_setattr(2) reads `size` bytes of the structure, which lives across the call.
+    unsafe { raw::call(libc::SYS_sched_setattr, [u64::from(pid), &raw const attributes as u64, 0, 0, 0]) }
+        .map(drop)
+}
+
 /// Clears every capability set of the calling thread: effective, permitted, inheritable; ambient follows.
 pub fn drop_capability_sets() -> Result<()> {
     let none = rustix::thread::CapabilitySets {

@@ -13,6 +13,7 @@ pub fn tests() -> Vec<Test> {
         test("killing::a_trap_may_use_its_grace", a_trap_may_use_its_grace),
         test("killing::grace_ends_for_what_ignores_it", grace_ends_for_what_ignores_it),
         test("killing::another_thread_cancels", another_thread_cancels),
+        test("killing::a_cancel_at_any_moment_is_one", a_cancel_at_any_moment_is_one),
         test("killing::a_cancel_when_idle_spares_the_next_run", a_cancel_when_idle_spares_the_next_run),
         test(
             "killing::a_cancel_after_the_end_spares_the_next_run",
@@ -83,6 +84,34 @@ fn another_thread_cancels(fixture: &Fixture) -> Checked {
         sandbox.reset()?;
     }
     Command::new(&["/bin/true"]).run(&mut sandbox).succeeded().map(drop)
+}
+
+/// Before init has the request, while the command is executed, while it runs: the run is canceled and quiet. What was
+/// killed before it began is not used again; all others are, and are like new.
+fn a_cancel_at_any_moment_is_one(fixture: &Fixture) -> Checked {
+    let mut sandbox = fixture.sandbox()?;
+    let mut used_again = 0;
+    for turn in 0..60 {
+        let killer = sandbox.killer();
+        let canceler = std::thread::spawn(move || {
+            // Of no particular length: each turn meets another moment.
+            (0..turn * 500).for_each(|_| std::hint::spin_loop());
+            killer.kill();
+        });
+        let ran = Command::sh("sleep 1000 & sleep 1000").run(&mut sandbox);
+        canceler.join().map_err(|_| "the canceler panicked")?;
+        check(ran.outcome.quiet, format!("turn {turn}: not quiet after {:?}", ran.outcome.end))?;
+        ran.ended(End::Canceled)?;
+        if sandbox.is_sound() {
+            used_again += 1;
+            sandbox.reset()?;
+            Command::new(&["/bin/true"]).run(&mut sandbox).succeeded()?;
+            sandbox.reset()?;
+        } else {
+            sandbox = fixture.sandbox()?;
+        }
+    }
+    check(used_again > 0, "no sandbox was ever used again")
 }
 
 fn a_cancel_when_idle_spares_the_next_run(fixture: &Fixture) -> Checked {

@@ -10,6 +10,7 @@
 use super::limits::LOSER_PROCESSES;
 use crate::bench::BenchError;
 use crate::bench::command::find_program;
+use crate::bench::cpu::TreeCpu;
 use crate::bench::report::CaseReport;
 use crate::bench::sandboxed::{limits, variables_inside};
 use crate::bench::statistics::{median, percentile, tenths};
@@ -33,7 +34,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What each process says.
@@ -83,6 +84,7 @@ struct Loser {
     pool: Arc<Pool>,
     said: File,
     doing: Doing,
+    used: Arc<Mutex<Vec<f64>>>,
 }
 
 struct Winner {
@@ -103,7 +105,8 @@ pub fn measure(
     let options = PoolOptions { sandboxes_max: 2, idle_max: 2 };
     let pool = Arc::new(Pool::new(runtime.clone(), options).map_err(BenchError::file("start a thread"))?);
     pool.prepare(&SandboxSpec::default(), 2)?;
-    let measured = all(runtime, &pool, directory, losers, doing);
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let measured = all(runtime, &pool, (directory, &used), losers, doing);
     if let Some(pool) = Arc::into_inner(pool) {
         pool.stop()?;
     }
@@ -114,7 +117,10 @@ pub fn measure(
         .iter()
         .filter_map(|report| Some(micros(report.published_at?.saturating_sub(report.remote.ended_at?))))
         .collect();
+    let used = std::mem::take(&mut *used.lock().unwrap_or_else(PoisonError::into_inner));
     let parts = [
+        ("cpu_after_claim_p50_us", median(&used)),
+        ("cpu_after_claim_p99_us", percentile(&used, 99)),
         ("published_p50_us", median(&published)),
         ("published_p99_us", percentile(&published, 99)),
         ("quiet_max_us", percentile(&quiet, 100)),
@@ -137,7 +143,7 @@ pub fn measure(
 fn all(
     runtime: &Arc<Runtime>,
     pool: &Arc<Pool>,
-    directory: &Path,
+    (directory, used): (&Path, &Arc<Mutex<Vec<f64>>>),
     losers: usize,
     doing: Doing,
 ) -> Result<Vec<Report>, BenchError> {
@@ -163,7 +169,13 @@ fn all(
                 low_pass: false,
                 sole: false,
             },
-            local: Some(Box::new(Loser { runtime: runtime.clone(), pool: pool.clone(), said, doing })),
+            local: Some(Box::new(Loser {
+                runtime: runtime.clone(),
+                pool: pool.clone(),
+                said,
+                doing,
+                used: used.clone(),
+            })),
             remote: Some(Box::new(Winner { said: read })),
             debug: false,
         };
@@ -187,6 +199,7 @@ fn rules() -> Rules {
     Rules {
         plan: Plan { local: LocalStart::AtOnce, remote },
         in_place: false,
+        local_holds: false,
         failure: FailureRule::First,
         publish_failures: false,
         let_remote_finish: false,
@@ -212,8 +225,15 @@ impl LocalBranch<Nothing> for Loser {
 impl Loser {
     fn live(&self, cancel: &Cancel) -> Result<End, String> {
         let mut lease = self.pool.lease(&SandboxSpec::default()).map_err(|error| error.to_string())?;
+        let cpu = Arc::new(TreeCpu::new(&self.runtime));
+        lease.sandbox().into_iter().for_each(|sandbox| cpu.note(sandbox));
+        let at_claim = Arc::new(Mutex::new(None));
         if let Some(killer) = lease.killer() {
-            cancel.arm(move || killer.kill());
+            let (cpu, at_claim) = (cpu.clone(), at_claim.clone());
+            cancel.arm(move || {
+                *at_claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(cpu.begin().sandbox_ns);
+                killer.kill();
+            });
         }
         let doing = self.doing.script();
         let script = format!(
@@ -236,6 +256,10 @@ impl Loser {
             fail_at: 0,
         });
         cancel.disarm();
+        if let Some(at_claim) = *at_claim.lock().unwrap_or_else(PoisonError::into_inner) {
+            let used = cpu.begin().sandbox_ns.saturating_sub(at_claim) as f64 / 1000.0;
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).push(used);
+        }
         match outcome.quiet {
             true => Ok(outcome.end),
             false => Err("the loser never was quiet".to_owned()),

@@ -114,6 +114,7 @@ pub fn rules(policy: Policy, mnemonic: &str, knobs: &Knobs, situation: &Situatio
     Rules {
         plan,
         in_place: false,
+        local_holds: false,
         failure: FailureRule::First,
         publish_failures: false,
         let_remote_finish: false,

@@ -3,6 +3,7 @@
 mod claims;
 mod crash;
 mod crossing;
+mod power;
 mod recovering;
 mod replacing;
 mod whole;

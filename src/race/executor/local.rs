@@ -4,7 +4,9 @@ use crate::action::{ActionResult, Timeline};
 use crate::commit::Side;
 use crate::exec::executor::{Execution, Executor, Job, Verdict, Watch};
 use crate::race::branch::{BranchEnd, Cancel, Ended, LocalBranch, Product};
+use crate::remote::Elsewhere;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Runtime;
 
 /// What a branch said when it had no result that counts. That of the local one is the likelier to be understood.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,8 @@ pub(super) struct Sandbox {
     pub(super) local: Arc<dyn Executor>,
     pub(super) job: Job,
     pub(super) stash: Stash,
+    /// Where inputs may be that an earlier action made.
+    pub(super) inputs: Option<(Elsewhere, Arc<Runtime>)>,
 }
 
 /// The race has told of its start already.
@@ -43,9 +47,24 @@ impl Watch for Unwatched {
     fn started(&self, _: &Timeline) {}
 }
 
+impl Sandbox {
+    fn execute(&self, cancel: &Cancel) -> Execution {
+        let execution = self.local.execute(&self.job, cancel, &Unwatched);
+        let (Verdict::Missing(missing), Some((elsewhere, runtime))) = (&execution.verdict, &self.inputs)
+        else {
+            return execution;
+        };
+        // All that is missing is known at once, so that a second time is enough.
+        match runtime.block_on(elsewhere.bring(missing)) {
+            Ok(()) if !cancel.is_canceled() => self.local.execute(&self.job, cancel, &Unwatched),
+            _ => execution,
+        }
+    }
+}
+
 impl LocalBranch<Execution> for Sandbox {
     fn run(self: Box<Self>, cancel: &Cancel) -> Ended<Execution> {
-        let execution = self.local.execute(&self.job, cancel, &Unwatched);
+        let execution = self.execute(cancel);
         let cpu = execution.result.usage.user + execution.result.usage.system;
         let infrastructure = |why: String| {
             self.stash.put(execution.clone());

@@ -185,7 +185,14 @@ impl Racing {
         let mnemonic = job.mnemonic.as_str();
         let stash = Stash::default();
         let plan = choice.rules.plan;
-        let local = Sandbox { local: self.local.clone(), job: job.clone(), stash: stash.clone() };
+        let local = Sandbox {
+            local: self.local.clone(),
+            job: job.clone(),
+            stash: stash.clone(),
+            inputs: self.options.lazily.clone().map(|elsewhere| (elsewhere, self.runtime.clone())),
+        };
+        // Where local could win, all outputs are here before the claim: they could be gone after it.
+        let alone = matches!(plan.local, LocalStart::Never | LocalStart::Fallback);
         let remote = remote::Branch {
             cluster: self.cluster.for_action("", mnemonic, &job.action_digest),
             store: self.store.clone(),
@@ -197,7 +204,9 @@ impl Racing {
                 mnemonic: job.mnemonic.clone(),
                 executes: self.options.remote == RemoteUse::Execute,
                 accept_cached: accepts_cached(job),
+                lazily: alone && self.options.lazily.is_some(),
             },
+            elsewhere: self.options.lazily.clone(),
             stash: stash.clone(),
         };
         let race = Race {

@@ -1,6 +1,7 @@
 //! What an executor that races is told.
 
 use crate::race::knobs::Knobs;
+use crate::remote::Elsewhere;
 use std::path::PathBuf;
 
 /// Where actions run that do not say.
@@ -36,6 +37,8 @@ pub struct RacingOptions {
     pub remote: RemoteUse,
     /// Actions on their way at a time, here and there.
     pub jobs: usize,
+    /// Outputs that only the cluster can have made stay there until somebody needs them.
+    pub lazily: Option<Elsewhere>,
     /// A local win fills the cluster's cache.
     pub upload_local_results: bool,
     /// Bazel's knobs, and ours.

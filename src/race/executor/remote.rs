@@ -6,7 +6,7 @@ use crate::cas::Cas;
 use crate::exec::executor::{Execution, Verdict};
 use crate::race::branch::{BranchEnd, Cancel, Desk, Ended, RemoteBranch};
 use crate::race::step::CacheAnswer;
-use crate::remote::{Cluster, ClusterError, RemoteEnd, RemoteJob, RemoteWatch, Stage};
+use crate::remote::{Cluster, ClusterError, Elsewhere, RemoteEnd, RemoteJob, RemoteWatch, Stage};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -18,6 +18,7 @@ pub(super) struct Branch {
     pub(super) runtime: Arc<Runtime>,
     pub(super) job: RemoteJob,
     pub(super) stash: Stash,
+    pub(super) elsewhere: Option<Elsewhere>,
 }
 
 struct Reports<'a> {
@@ -35,7 +36,7 @@ impl RemoteWatch for Reports<'_> {
 
 impl RemoteBranch<Execution> for Branch {
     fn run(self: Box<Self>, cancel: &Cancel, desk: &dyn Desk) -> Ended<Execution> {
-        let Branch { cluster, store, runtime, job, stash } = *self;
+        let Branch { cluster, store, runtime, job, stash, elsewhere } = *self;
         let given_up = Arc::new(Notify::new());
         let notify = given_up.clone();
         // A permit is kept for who waits later.
@@ -45,7 +46,10 @@ impl RemoteBranch<Execution> for Branch {
             tokio::select! {
                 biased;
                 () = given_up.notified() => None,
-                ended = crate::remote::run(&cluster, &job, &store, &reports) => Some(ended),
+                ended = async {
+                    let ended = crate::remote::run(&cluster, &job, &store, &reports).await?;
+                    noted(&cluster, &store, elsewhere.as_ref(), ended).await
+                } => Some(ended),
             }
         });
         cancel.disarm();
@@ -61,6 +65,26 @@ impl RemoteBranch<Execution> for Branch {
         };
         Ended { end, cpu }
     }
+}
+
+/// What stays at the cluster is noted, or comes after all.
+async fn noted(
+    cluster: &Cluster,
+    store: &Cas,
+    elsewhere: Option<&Elsewhere>,
+    mut ended: RemoteEnd,
+) -> Result<RemoteEnd, ClusterError> {
+    let RemoteEnd::Result { result, later, .. } = &mut ended else { return Ok(ended) };
+    if later.is_empty() {
+        return Ok(ended);
+    }
+    if elsewhere.is_some_and(|elsewhere| elsewhere.note(later)) {
+        // Our cache has only results whose blobs are here; the cluster's has this one.
+        result.usage.is_uncacheable = true;
+    } else {
+        cluster.download(store, later).await?;
+    }
+    Ok(ended)
 }
 
 fn end(ended: Result<RemoteEnd, ClusterError>, limit: Duration, stash: &Stash) -> BranchEnd<Execution> {

@@ -143,7 +143,7 @@ impl State {
     }
 
     /// Nothing of this branch is wanted.
-    fn dismiss(&mut self, side: Side, effects: &mut Effects) {
+    pub(super) fn dismiss(&mut self, side: Side, effects: &mut Effects) {
         let branch = self.branch(side);
         match branch.phase {
             Phase::Held => branch.phase = Phase::Over,

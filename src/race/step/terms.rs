@@ -11,6 +11,8 @@ pub struct Rules {
     pub plan: Plan,
     /// The local branch writes straight into the destination: a remote win waits until it is quiet.
     pub in_place: bool,
+    /// Once it has started it holds the outputs, and cannot lose: remote is stopped then. Only of one in place.
+    pub local_holds: bool,
     /// Whose failure fails the action.
     pub failure: FailureRule,
     /// A failed action's outputs are published as a successful one's are.

@@ -4,4 +4,5 @@
 mod drive;
 mod policy;
 mod puppet;
+mod sharing;
 mod step;

@@ -2,6 +2,7 @@
 
 use crate::race::forecast::{Forecast, Key, Measure, Memory};
 use crate::race::knobs::{Delay, KnobError, Knobs, LocalStrategy, RemoteStrategy};
+use crate::race::limits::SILENCE;
 use crate::race::policy::{
     Abilities, Breaker, Choice, Facts, LocalStart, NoStrategy, RemoteAbility, RemoteStart, Situation, choose,
 };
@@ -166,18 +167,48 @@ fn who_is_foreseen_to_lose_comes_in_when_the_other_is_late() {
 }
 
 #[test]
-fn a_hit_waits_as_long_as_nine_of_ten_fetches_took() {
+fn a_hit_waits_as_long_as_nine_of_ten_fetches_took_and_as_local_would() {
     let mut memory = Memory::default();
     let key = Key::new("Javac", None);
     for millis in 1..=100 {
         memory.add(&key, Measure::Fetch, ms(millis));
         memory.add(&key, Measure::Hit, ms(2));
     }
-    let situation = Situation { forecast: memory.forecast(&key), ..Situation::default() };
-    let plan = chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan;
-    let LocalStart::OnAnswer { hit, silence, .. } = plan.local else { panic!("{plan:?}") };
+    let mut starts = |local: Option<u64>| {
+        for _ in 0..100 {
+            local.into_iter().for_each(|millis| memory.add(&key, Measure::Local, ms(millis)));
+        }
+        let situation = Situation { forecast: memory.forecast(&key), ..Situation::default() };
+        let plan = chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan;
+        let LocalStart::OnAnswer { hit, silence, .. } = plan.local else { panic!("{plan:?}") };
+        (hit, silence)
+    };
+    // Nothing is known of local.
+    assert_eq!(starts(None), (SILENCE, SILENCE));
+    let (hit, silence) = starts(Some(10));
     assert!((ms(90)..ms(100)).contains(&hit), "{hit:?}");
-    assert!(silence > ms(3) && silence < ms(5), "{silence:?}");
+    assert!((ms(9)..ms(11)).contains(&silence), "{silence:?}");
+    let (hit, silence) = starts(Some(1000));
+    assert!(
+        (ms(900)..ms(1100)).contains(&hit) && (ms(900)..ms(1100)).contains(&silence),
+        "{hit:?} {silence:?}"
+    );
+}
+
+#[test]
+fn a_local_branch_holds_the_outputs_only_where_that_is_said() {
+    let here = Abilities { local: &[LocalStrategy::Standalone], ..ALL };
+    let holds = |value: Option<&str>| {
+        let mut knobs = Knobs::bazel();
+        knobs.set("local_strategy", "standalone").unwrap();
+        value.into_iter().for_each(|value| knobs.set("local_lockfree_output", value).unwrap());
+        let rules = choose(&facts("Javac", &[]), &here, &knobs, &Situation::default()).unwrap().rules;
+        (rules.in_place, rules.local_holds)
+    };
+    assert_eq!(
+        [holds(None), holds(Some("true")), holds(Some("false"))],
+        [(true, false), (true, false), (true, true)]
+    );
 }
 
 #[test]

@@ -129,6 +129,7 @@ pub fn rules() -> Rules {
             remote: RemoteStart::AtOnce { execute_after: Duration::ZERO },
         },
         in_place: false,
+        local_holds: false,
         failure: FailureRule::First,
         publish_failures: false,
         let_remote_finish: false,

@@ -14,6 +14,7 @@ fn rules() -> Rules {
     Rules {
         plan: Plan { local: LocalStart::AtOnce, remote: NOW },
         in_place: false,
+        local_holds: false,
         failure: FailureRule::First,
         publish_failures: false,
         let_remote_finish: false,
@@ -307,4 +308,15 @@ fn alone_nobody_waits() {
     let mut trace = Trace::new(Rules { plan, ..rules() });
     trace.gives(Event::Begin, &[Effect::Abandon]);
     trace.gives(Event::Abandoned, &[Effect::Return(Outcome::NoResult)]);
+}
+
+#[test]
+fn a_local_branch_that_holds_the_outputs_stops_the_other_when_it_starts() {
+    let mut trace = Trace::new(Rules { in_place: true, local_holds: true, ..rules() });
+    trace.gives(Event::Begin, &[Effect::StartRemote(Why::AtOnce), Effect::AskLocal(Why::AtOnce)]);
+    trace.gives(Event::Admitted, &[Effect::StartLocal, Effect::Abort(Remote)]);
+    trace.gives(Event::Ended(Remote, End::Canceled), &[]);
+    trace.gives(Event::Ended(Local, End::Ready), &[Effect::Claim(Local)]);
+    trace.gives(Event::Claimed(Local), &[Effect::Publish(Local)]);
+    trace.gives(Event::Published(Local), &[Effect::Return(Outcome::Won(Local))]);
 }

@@ -49,6 +49,7 @@ fn job(scene: &Scene) -> RemoteJob {
         mnemonic: "Test".to_owned(),
         executes: true,
         accept_cached: true,
+        lazily: false,
     }
 }
 
@@ -62,7 +63,7 @@ fn with_output(blob: &Digest) -> reapi::ActionResult {
     reapi::ActionResult { output_files: vec![file("a", blob)], ..reapi::ActionResult::default() }
 }
 
-fn gives(blob: &Digest) -> Script {
+pub(super) fn gives(blob: &Digest) -> Script {
     Ok(vec![executions::going(reapi::execution_stage::Value::Executing), executions::done(with_output(blob))])
 }
 
@@ -74,7 +75,7 @@ async fn a_miss_is_uploaded_executed_and_fetched() {
     scene.liar().lie(|lies| lies.executes.push_back(gives(&output)));
     let (ended, noted) = run_it(&scene, &job).await;
     match ended.unwrap() {
-        RemoteEnd::Result { result, cached: false, fetched_bytes } => {
+        RemoteEnd::Result { result, cached: false, fetched_bytes, .. } => {
             assert_eq!((result.files[0].digest, fetched_bytes), (output, 6));
         }
         other => panic!("{other:?}"),

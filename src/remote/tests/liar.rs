@@ -156,7 +156,21 @@ impl Liar {
         if hangs {
             std::future::pending::<()>().await;
         }
-        failure.map_or(Ok(()), Err)
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.state().lies.hold.contains(name) {
+                return failure.map_or(Ok(()), Err);
+            }
+            changed.await;
+        }
+    }
+
+    /// Lets calls go that were held.
+    pub fn let_go(&self, call: &'static str) {
+        self.state().lies.hold.remove(call);
+        self.changed.notify_waiters();
     }
 
     fn blob(&self, digest: &Digest) -> Option<Bytes> {

@@ -25,6 +25,8 @@ pub struct Lies {
     pub fail: HashMap<&'static str, VecDeque<Status>>,
     /// Calls that never answer.
     pub hang: HashSet<&'static str>,
+    /// Calls that wait until they are let go.
+    pub hold: HashSet<&'static str>,
     /// What is given instead of a blob.
     pub instead: HashMap<Digest, Vec<u8>>,
     /// Blobs that are said to be there, and are not.

@@ -9,6 +9,7 @@ mod outages;
 mod results;
 mod secure;
 mod sharing;
+pub(crate) mod slow;
 
 use super::*;
 use crate::action::{Command, Digest, DigestFunction, decode};

@@ -166,3 +166,47 @@ async fn addresses_that_are_none() {
         }
     }
 }
+
+/// An address where connections are neither taken nor refused, as behind a firewall that drops them. Keep both.
+fn black_hole() -> (rustix::fd::OwnedFd, Vec<std::net::TcpStream>, std::net::SocketAddr) {
+    use rustix::net::{AddressFamily, SocketType};
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let address = std::net::SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+    // Once the queue is full, the kernel drops who else comes.
+    let mut queued = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, SOON) {
+        queued.push(stream);
+    }
+    (socket, queued, address)
+}
+
+#[tokio::test]
+async fn a_black_hole_costs_one_connect_timeout_in_all() {
+    let hole = black_hole();
+    let mut options = options(&hole.2.to_string());
+    options.connect_within = SOON;
+    options.breaker.failures_in_a_row = 100;
+    options.breaker.recovery_delay = PATIENCE;
+    let cluster = Cluster::new(options).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let cluster = cluster.clone();
+        tasks.spawn(async move { cluster.action_result(&digest(b"action")).await });
+    }
+    let mut waited = 0;
+    while let Some(ended) = soon(tasks.join_next()).await {
+        match ended.unwrap().unwrap_err() {
+            ClusterError::BreakerOpen { .. } => {}
+            error => {
+                assert!(error.is_outage(), "{error}");
+                waited += 1;
+            }
+        }
+    }
+    // Whoever shares the connection shares its end, and nobody tries again.
+    assert!(cluster.is_taken_to_be_gone(), "{waited} waited");
+    let later = soon(cluster.action_result(&digest(b"action"))).await.unwrap_err();
+    assert!(matches!(later, ClusterError::BreakerOpen { .. }), "{later}");
+}

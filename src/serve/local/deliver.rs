@@ -12,7 +12,7 @@ use super::request::Asked;
 use super::stream::Printed;
 use crate::action::{Command, Digest, Directory, ExecPath, decode};
 use crate::cas::Cas;
-use crate::commit::{self, Durability, Journal, PublishOptions, Published, publish_unopposed};
+use crate::commit::{self, ClaimCell, Durability, Journal, PublishError, PublishOptions, Published, Side};
 use crate::output::{Collected, CollectedOutput, HandoffWay, OutputKind, Placed, place};
 use crate::serve::limits::{DIRECTORIES_LAID_MAX, PRINTED_BYTES_MAX, TREE_BYTES_MAX};
 use crate::serve::reply::Done;
@@ -35,6 +35,39 @@ pub(super) struct Delivery<'a> {
     pub(super) places: &'a Places,
     pub(super) asked: &'a Asked,
     pub(super) command: &'a Command,
+    pub(super) durability: Durability,
+}
+
+/// Outputs that lie beside the tree and need only a claim.
+#[derive(Debug)]
+pub(super) struct Ready {
+    layer: Layer,
+    journal: Journal,
+    prepared: commit::Prepared,
+    pub(super) told: Vec<v1::Output>,
+}
+
+impl Ready {
+    /// Publishes them, and removes what is left.
+    pub(super) fn publish(
+        self,
+        publish: impl FnOnce(commit::Prepared) -> Result<Published, PublishError>,
+    ) -> Result<Published, PublishError> {
+        let Ready { layer, journal, prepared, .. } = self;
+        let published = publish(prepared);
+        journal.close();
+        // What cannot be removed now is swept at the next start.
+        let _ = layer.destroy();
+        published
+    }
+
+    /// They are not wanted.
+    pub(super) fn discard(self) {
+        let _ = self.publish(|prepared| {
+            prepared.discard();
+            Ok(Published::default())
+        });
+    }
 }
 
 /// Outputs that are laid out, and how that went.
@@ -86,7 +119,7 @@ impl Delivery<'_> {
         Ok((outcome, printed))
     }
 
-    fn printed(&self, result: &reapi::ActionResult) -> Result<Printed, Status> {
+    pub(super) fn printed(&self, result: &reapi::ActionResult) -> Result<Printed, Status> {
         let read = |raw: &Bytes, digest: Option<&reapi::Digest>| match digest {
             Some(digest) if raw.is_empty() => self.blob(Some(digest), PRINTED_BYTES_MAX),
             _ => Ok(raw.clone()),
@@ -117,6 +150,23 @@ impl Delivery<'_> {
         result: &reapi::ActionResult,
         all_wanted: bool,
     ) -> Result<(Laid, Published), Status> {
+        let ready = self.ready(root, result, all_wanted, PublishOptions::default())?;
+        let told = ready.told.clone();
+        let published = ready.publish(|prepared| {
+            let claim = ClaimCell::new(0).claim(Side::Local).map_err(|_| PublishError::NotQuiet)?;
+            commit::publish(claim, prepared)
+        });
+        Ok((Laid { told, ..Laid::default() }, published.map_err(|error| of_publish(&error))?))
+    }
+
+    /// Lays out what the result has beside the tree, and prepares its publication.
+    pub(super) fn ready(
+        &self,
+        root: &OwnedFd,
+        result: &reapi::ActionResult,
+        all_wanted: bool,
+        options: PublishOptions,
+    ) -> Result<Ready, Status> {
         let stat = rustix::fs::fstat(root).map_err(io("read the exec root"))?;
         let is_root = rustix::process::geteuid().is_root();
         let owner = is_root.then_some(Owner { uid: stat.st_uid, gid: stat.st_gid });
@@ -124,27 +174,33 @@ impl Delivery<'_> {
         places.exec_root_parent = self.asked.exec_root.parent().map(std::path::Path::to_path_buf);
         let layer = Layer::create(&places, root.as_fd(), None)
             .map_err(|error| Status::unavailable(format!("cannot lay out the outputs: {error}")))?;
-        let done = self.lay(result, layer.upper(), owner, all_wanted).and_then(|laid| {
+        let prepared = self.lay(result, layer.upper(), owner, all_wanted).and_then(|laid| {
             let upper = layer.upper().try_clone_to_owned();
             let upper =
                 upper.map_err(|error| Status::unavailable(format!("cannot lay out the outputs: {error}")))?;
-            let Laid { outputs, files, bytes, bytes_copied, .. } = &laid;
-            let mut outputs = outputs.clone();
+            let Laid { mut outputs, told, files, bytes, bytes_copied, .. } = laid;
             outputs.sort_by(|left, right| left.path.cmp(&right.path));
-            let (files, bytes, bytes_copied) = (*files, *bytes, *bytes_copied);
             let collected = Collected { upper, outputs, missing: Vec::new(), files, bytes, bytes_copied };
-            let options =
-                PublishOptions { owner, limits: TreeLimits::default(), ..PublishOptions::default() };
-            let journal = Journal::open(layer.place(), Durability::Process)
+            let options = PublishOptions { owner, limits: TreeLimits::default(), ..options };
+            let journal = Journal::open(layer.place(), self.durability)
                 .map_err(|fault| Status::unavailable(fault.to_string()))?;
             let action = self.command.arguments.first().map_or(&b""[..], String::as_bytes);
-            let published = publish_unopposed(collected, root.as_fd(), &journal, action, &options);
-            journal.close();
-            Ok((laid, published.map_err(|error| of_publish(&error))?))
+            match commit::prepare(collected, root.as_fd(), &journal, action, &options) {
+                Ok(prepared) => Ok((journal, prepared, told)),
+                Err(error) => {
+                    journal.close();
+                    Err(of_publish(&error))
+                }
+            }
         });
-        // What cannot be removed now is swept at the next start.
-        let _ = layer.destroy();
-        done
+        match prepared {
+            Ok((journal, prepared, told)) => Ok(Ready { layer, journal, prepared, told }),
+            Err(status) => {
+                // What cannot be removed now is swept at the next start.
+                let _ = layer.destroy();
+                Err(status)
+            }
+        }
     }
 
     /// Lays out all outputs that were declared and that the result has.

@@ -7,16 +7,19 @@
 //! Invariants: only the daemon's own user may call it, and only by a Unix socket, for what it reads and writes is done
 //! with the daemon's rights; outputs appear all at once or not at all, and only what the result names; closing the call
 //! cancels the run; nothing is published for a caller who has left before the publishing began.
-//! Limits: inputs are not pinned between their import and the run, so that in a store that is far too small a run can
-//! fail for a missing blob, and says so; what is special to `fulgurite run` without a daemon (`rootfs`, `writable`,
+//! Inputs are pinned from their import until the outcome.
+//! Limits: what is special to `fulgurite run` without a daemon (`rootfs`, `writable`,
 //! standalone, keeping a sandbox) is refused by name; standard output and error come when the command has ended; a
 //! mount that was made in the exec root after the daemon's start is not seen by it.
 
 mod deliver;
+mod own;
 mod request;
 mod stream;
 mod watch;
 mod workers;
+
+pub use own::{OwnAction, ReadyOutputs};
 
 use super::context::Context;
 use super::engine::{Engine, Task};
@@ -25,15 +28,16 @@ use super::limits::FILES_REMEMBERED_MAX;
 use super::lookup::{self, Inline};
 use super::reply::{Done, Facts, Progress};
 use super::socket::Line;
-use super::{drive, execution};
+use super::{complete, drive, execution};
 use crate::action::{ActionSpec, Command, Digest, DigestFunction, encode};
-use crate::cas::Cas;
+use crate::cas::{Cas, Pin};
+use crate::commit::Durability;
 use crate::exec::executor::{Cancel, Job};
 use crate::observe;
 use crate::sched::{OperationId, Submission};
 use crate::stage::Places;
 use crate::stage::limits::TreeLimits;
-use crate::stage::merkle::{DigestMemory, ImportFrom, import};
+use crate::stage::merkle::{DigestMemory, ImportFrom, import_pinned};
 use bytes::Bytes;
 use deliver::Delivery;
 use fulgurite_proto::v1;
@@ -55,6 +59,8 @@ pub struct LocalOptions {
     pub cas: Cas,
     /// Where outputs may be laid out before they are published.
     pub places: Places,
+    /// What published outputs survive.
+    pub durability: Durability,
 }
 
 /// The same, running.
@@ -63,6 +69,7 @@ pub(super) struct LocalDoor {
     instance: Arc<Instance>,
     cas: Cas,
     places: Places,
+    durability: Durability,
     memory: DigestMemory,
 }
 
@@ -71,7 +78,8 @@ impl LocalDoor {
     pub(super) fn new(options: LocalOptions, context_instance: Option<Arc<Instance>>) -> Option<LocalDoor> {
         let instance = context_instance.filter(|instance| instance.execution)?;
         let memory = DigestMemory::new(FILES_REMEMBERED_MAX);
-        Some(LocalDoor { instance, cas: options.cas, places: options.places, memory })
+        let LocalOptions { cas, places, durability, .. } = options;
+        Some(LocalDoor { instance, cas, places, durability, memory })
     }
 }
 
@@ -85,6 +93,7 @@ pub(super) struct LocalService {
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
 
 /// An action whose inputs are in the store.
+#[derive(Debug)]
 struct Prepared {
     root: OwnedFd,
     digest: Digest,
@@ -92,6 +101,8 @@ struct Prepared {
     command: Command,
     input_files: u64,
     bytes_hashed: u64,
+    /// Nothing of it goes while somebody may need it.
+    _pin: Pin,
 }
 
 impl LocalService {
@@ -109,30 +120,33 @@ impl LocalService {
     }
 
     /// Hashes the inputs and stores the action.
-    fn prepare(door: &LocalDoor, asked: &Asked) -> Result<Prepared, Status> {
+    fn prepare(cas: &Cas, memory: &DigestMemory, asked: &Asked) -> Result<Prepared, Status> {
         let shown = asked.exec_root.display();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(asked.exec_root.as_path(), flags, Mode::empty())
             .map_err(|errno| Status::invalid_argument(format!("cannot open exec root {shown}: {errno}")))?;
-        let (cas, memory) = (&door.cas, &door.memory);
         let limits = TreeLimits::default();
         let now = drive::now();
         let now_ns = i128::from(now.seconds) * 1_000_000_000 + i128::from(now.nanos);
         let from = ImportFrom { exec_root: root.as_fd(), inputs: asked.inputs.as_deref(), limits, now_ns };
-        let imported = import(cas, FUNCTION, memory, &from).map_err(|error| request::of_merkle(&error))?;
-        let stored = |error: crate::cas::CasError| super::status::of_blob(&error);
         let command = asked.command.clone();
-        let command_digest = cas.put_bytes(FUNCTION, &encode::command(&command)).map_err(stored)?;
-        let action = ActionSpec {
-            command_digest,
-            input_root_digest: imported.root,
+        let mut action = ActionSpec {
+            command_digest: Digest::empty(FUNCTION),
+            input_root_digest: Digest::empty(FUNCTION),
             timeout: asked.timeout,
             do_not_cache: asked.do_not_cache,
             platform: asked.platform.clone(),
         };
-        let digest = cas.put_bytes(FUNCTION, &encode::action(&action, b"")).map_err(stored)?;
+        let mut digest = Digest::empty(FUNCTION);
+        let imported = import_pinned(cas, FUNCTION, memory, &from, |imported| {
+            action.command_digest = cas.put_bytes(FUNCTION, &encode::command(&command))?;
+            action.input_root_digest = imported.root;
+            digest = cas.put_bytes(FUNCTION, &encode::action(&action, b""))?;
+            Ok(vec![action.command_digest, digest])
+        });
+        let (imported, pin) = imported.map_err(|error| request::of_merkle(&error))?;
         let (input_files, bytes_hashed) = (imported.files, imported.bytes_hashed);
-        Ok(Prepared { root, digest, action, command, input_files, bytes_hashed })
+        Ok(Prepared { root, digest, action, command, input_files, bytes_hashed, _pin: pin })
     }
 
     fn counters(&self) -> std::collections::BTreeMap<String, u64> {
@@ -159,22 +173,33 @@ impl LocalService {
         let began = std::time::Instant::now();
         let prepared = {
             let (service, asked) = (self.clone(), asked.clone());
-            self.context.disk.run(move || Self::prepare(service.door()?, &asked)).await??
+            self.context
+                .disk
+                .run(move || {
+                    let door = service.door()?;
+                    Self::prepare(&door.cas, &door.memory, &asked)
+                })
+                .await??
         };
         let (files, hashed) = (prepared.input_files, prepared.bytes_hashed);
         tracing::debug!(action = %prepared.digest, files, hashed, "inputs are in the store");
         let staged_us = micros(began);
         let began = std::time::Instant::now();
         let done = self.execute(line, &asked, &prepared, &events).await?;
+        self.bring(&done).await?;
         let executed_us = micros(began);
         let began = std::time::Instant::now();
-        let Prepared { root, command, .. } = prepared;
         let service = self.clone();
         let delivery = move || {
             let door = service.door()?;
-            let delivery =
-                Delivery { cas: &door.cas, places: &door.places, asked: &asked, command: &command };
-            delivery.deliver(&root, &done)
+            let delivery = Delivery {
+                cas: &door.cas,
+                places: &door.places,
+                asked: &asked,
+                command: &prepared.command,
+                durability: door.durability,
+            };
+            delivery.deliver(&prepared.root, &done)
         };
         let (mut outcome, printed) = self.context.disk.run(delivery).await??;
         for (name, duration_us) in [("stage", staged_us), ("run", executed_us), ("publish", micros(began))] {
@@ -182,6 +207,17 @@ impl LocalService {
         }
         events.print(&printed).await;
         Ok(outcome)
+    }
+
+    /// What the result names and is not here yet: somebody else may have asked for the same action, and not for bytes.
+    async fn bring(&self, done: &Arc<Done>) -> Result<(), Status> {
+        let Some(encoded) = done.result.clone() else { return Ok(()) };
+        let blobs = self.door()?.instance.blobs.clone();
+        let found = blobs.clone();
+        let missing = move || complete::missing(&found, FUNCTION, &decode_result(&encoded)?);
+        let missing = self.context.disk.run(missing).await??;
+        blobs.bring(&missing).await;
+        Ok(())
     }
 
     /// From the action to its result: out of the cache, or by the engine.

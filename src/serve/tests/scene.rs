@@ -112,6 +112,7 @@ pub(super) fn options(dir: &std::path::Path, cas: &Cas, results: &Arc<ResultsInM
         access: Access::default(),
         instances: vec![InstanceOptions {
             name: String::new(),
+            elsewhere: None,
             cas: cas.clone(),
             results: results.clone(),
             execution: true,

@@ -23,7 +23,7 @@ use super::error::StageError;
 use super::fault::{Fault, TreeError};
 use super::limits::TreeLimits;
 use crate::action::{Digest, DigestFunction, InputSpec};
-use crate::cas::{Cas, CasError};
+use crate::cas::{Cas, CasError, Pin};
 use node::Node;
 use rustix::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -53,6 +53,12 @@ pub enum MerkleError {
         /// Its name, or its target.
         what: &'static str,
     },
+    /// The store is too small for the inputs, or others fill it faster than they can be kept.
+    #[error("the store does not keep the inputs: {lost} blobs were gone before the run")]
+    Full {
+        /// How many went.
+        lost: usize,
+    },
     /// A file changed again and again while it was read.
     #[error("cannot take {} as an input: somebody is writing to it", .0.display())]
     Unsteady(PathBuf),
@@ -66,6 +72,7 @@ impl MerkleError {
             MerkleError::Stage(error) => error.hint(),
             MerkleError::NotUtf8 { .. } => Some("rename it, or run the command here alone"),
             MerkleError::Unsteady(_) => Some("let the action that writes it end first"),
+            MerkleError::Full { .. } => Some("give the store more room: store.size_bytes_max"),
             MerkleError::Tree(_) | MerkleError::Store { .. } => None,
         }
     }
@@ -90,6 +97,8 @@ pub struct Imported {
     pub bytes_hashed: u64,
     /// Files that the store did not have.
     pub stored: u64,
+    /// All of its blobs: files and directories, some of them twice.
+    pub blobs: Vec<Digest>,
 }
 
 /// Where an import takes files from, and how much it takes.
@@ -121,9 +130,40 @@ pub fn import(
         None => walk.directory(exec_root, PathBuf::new())?,
         Some(inputs) => walk.declared(exec_root, inputs)?,
     };
-    let digest = node::seal(cas, function, Node::Directory(root), std::path::Path::new("."))?;
-    Ok(Imported { root: digest, ..walk.done(digest) })
+    let mut blobs = Vec::new();
+    let digest = node::seal(cas, function, Node::Directory(root), std::path::Path::new("."), &mut blobs)?;
+    Ok(Imported { root: digest, blobs, ..walk.done(digest) })
 }
+
+/// The same, and keeps all of it in `cas`, with what is added, until the pin is dropped.
+///
+/// # Errors
+/// As [`import`]; [`MerkleError::Full`] if the store has lost some of it each time.
+pub fn import_pinned(
+    cas: &Cas,
+    function: DigestFunction,
+    memory: &DigestMemory,
+    from: &ImportFrom<'_>,
+    mut add: impl FnMut(&Imported) -> Result<Vec<Digest>, CasError>,
+) -> Result<(Imported, Pin), MerkleError> {
+    let mut lost = 0;
+    for _ in 0..IMPORTS_MAX {
+        let imported = import(cas, function, memory, from)?;
+        let added = add(&imported).map_err(|why| MerkleError::Store { path: PathBuf::from("."), why })?;
+        let mut blobs = imported.blobs.clone();
+        blobs.extend(added);
+        blobs.retain(|digest| !digest.is_empty());
+        match cas.pin(&blobs) {
+            Ok(pin) => return Ok((imported, pin)),
+            // Evicted since it was imported: what is there is not read a second time.
+            Err(missing) => lost = missing.len(),
+        }
+    }
+    Err(MerkleError::Full { lost })
+}
+
+/// How often an import is repeated whose blobs go as fast as they come.
+const IMPORTS_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests;

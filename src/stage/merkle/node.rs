@@ -58,26 +58,33 @@ pub(super) fn seal(
     function: DigestFunction,
     node: Node,
     shown: &Path,
+    blobs: &mut Vec<Digest>,
 ) -> Result<Digest, MerkleError> {
     let Node::Directory(branch) = node else { return Ok(Digest::empty(function)) };
     let mut directory = Directory::default();
     for (name, node) in branch.entries {
         match node {
-            Node::File { digest, executable } => directory.files.push(FileNode {
-                name,
-                digest,
-                executable,
-                properties: NodeProperties::default(),
-            }),
+            Node::File { digest, executable } => {
+                blobs.push(digest);
+                directory.files.push(FileNode {
+                    name,
+                    digest,
+                    executable,
+                    properties: NodeProperties::default(),
+                });
+            }
             Node::Symlink { target } => {
                 directory.symlinks.push(SymlinkNode { name, target, properties: NodeProperties::default() });
             }
             below @ Node::Directory(_) => {
-                let digest = seal(cas, function, below, &shown.join(&name))?;
+                let digest = seal(cas, function, below, &shown.join(&name), blobs)?;
                 directory.directories.push(DirectoryNode { name, digest });
             }
         }
     }
     let encoded = encode::directory(&directory);
-    cas.put_bytes(function, &encoded).map_err(|why| MerkleError::Store { path: shown.to_path_buf(), why })
+    let failed = |why| MerkleError::Store { path: shown.to_path_buf(), why };
+    let digest = cas.put_bytes(function, &encoded).map_err(failed)?;
+    blobs.push(digest);
+    Ok(digest)
 }

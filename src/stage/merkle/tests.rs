@@ -205,3 +205,39 @@ fn the_memory_is_bounded_and_keeps_what_is_used() {
     let kept = stamps.iter().filter(|stamp| memory.get(stamp, FUNCTION).is_some()).count();
     assert!((2..=8).contains(&kept), "{kept}");
 }
+
+#[test]
+fn what_is_imported_stays_until_its_pin_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("tree/d")).unwrap();
+    std::fs::write(dir.path().join("tree/d/file"), vec![7; 8192]).unwrap();
+    let options = CasOptions { dir: dir.path().join("store"), size_bytes_max: 64 * 4096 };
+    let cas = Cas::open(&options).unwrap();
+    let root = rustix::fs::open(dir.path().join("tree"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = root.unwrap();
+    let from =
+        ImportFrom { exec_root: root.as_fd(), inputs: None, limits: TreeLimits::default(), now_ns: now_ns() };
+    let memory = DigestMemory::new(100);
+    let mut command = Digest::empty(FUNCTION);
+    let (imported, pin) = import_pinned(&cas, FUNCTION, &memory, &from, |_| {
+        command = cas.put_bytes(FUNCTION, b"command")?;
+        Ok(vec![command])
+    })
+    .unwrap();
+    let mut all = imported.blobs.clone();
+    all.push(command);
+    assert_eq!(all.len(), 4, "a file, two directories and the command");
+    // Others fill the store many times over.
+    let fill = || {
+        for number in 0..256u32 {
+            let mut bytes = vec![0; 4096];
+            bytes[..4].copy_from_slice(&number.to_le_bytes());
+            cas.put_bytes(FUNCTION, &bytes).unwrap();
+        }
+    };
+    fill();
+    assert_eq!(cas.missing(all.clone()), []);
+    drop(pin);
+    fill();
+    assert_ne!(cas.missing(all), []);
+}

@@ -63,7 +63,7 @@ impl<'a> Walk<'a> {
 
     pub(super) fn done(&self, root: Digest) -> Imported {
         let Walk { files, bytes, bytes_hashed, stored, .. } = *self;
-        Imported { root, files, bytes, bytes_hashed, stored }
+        Imported { root, files, bytes, bytes_hashed, stored, blobs: Vec::new() }
     }
 
     /// The tree of declared inputs.

@@ -67,7 +67,12 @@ impl Tree {
             let entries = std::fs::read_dir(dir).unwrap();
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
-        Seen { out: read("out"), within: read("d/in"), names: list(&self.root.join("d")) }
+        let (out, within) = (read("out"), read("d/in"));
+        let mut names = list(&self.root.join("d"));
+        // Nothing of ours is beside the outputs, not even for a moment.
+        let beside = list(&self.root).into_iter().filter(|name| !matches!(name.as_str(), "d" | "out"));
+        names.extend(beside.map(|name| format!("../{name}")));
+        Seen { out, within, names }
     }
 }
 

@@ -186,3 +186,26 @@ fn a_delegated_uid_may_enter_the_action_leaf_from_init() {
     slot.destroy().unwrap();
     bench.finish();
 }
+
+#[test]
+fn a_kill_goes_first_until_the_leaf_is_renewed() {
+    let Some(bench) =
+        Bench::new("a_kill_goes_first_until_the_leaf_is_renewed", |host| vec![&host.cpu, &host.kill])
+    else {
+        return;
+    };
+    let mut slot = bench.tree().slot(0).unwrap();
+    let weight = |slot: &crate::cgroup::Slot| {
+        let all = slot.paths();
+        let read =
+            |file: &str| all.iter().rev().find_map(|path| std::fs::read_to_string(path.join(file)).ok());
+        read("cpu.shares").or_else(|| read("cpu.weight")).unwrap_or_default().trim().to_owned()
+    };
+    let usual = weight(&slot);
+    slot.group_kill().unwrap().kill().unwrap();
+    assert_ne!(weight(&slot), usual);
+    slot.renew_action_leaf().unwrap();
+    assert_eq!(weight(&slot), usual);
+    slot.destroy().unwrap();
+    bench.finish();
+}
