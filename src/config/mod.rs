@@ -125,7 +125,7 @@ pub struct Execution {
     pub stdout_bytes_max: Bytes,
     /// How input roots become visible.
     pub stage: StageMode,
-    /// How an output goes to a second place.
+    /// How an output of the local API comes from the store into the tree.
     pub handoff: HandoffMode,
     /// What of the network actions see.
     pub network: NetworkPolicy,

@@ -17,12 +17,13 @@ use crate::action::{ActionResult, Command, Digest, DigestFunction, Directory, Ti
 use crate::cas::Cas;
 use crate::failpoint;
 use crate::output::limits::HandoffLimits;
-use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
+use crate::output::lookout::TooMuch;
+use crate::output::{HandoffRequest, Inputs, Lookout, Spool, Spools, hand_off};
 use crate::stage::root::{RootView, StagedRoot, Stager};
 use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Cleaner, Lease, Pool};
-use fulgurite_sandbox::sandbox::Action;
+use fulgurite_sandbox::sandbox::{Action, Killer};
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -69,6 +70,7 @@ pub struct Sandboxed {
     stager: Stager,
     layers: LayerHome,
     spools: Spools,
+    lookout: Lookout,
     cleaners: [Cleaner; CLEANERS],
     turn: AtomicUsize,
     nothing: OwnedFd,
@@ -113,8 +115,8 @@ impl Sandboxed {
     ) -> std::io::Result<Self> {
         let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let cleaners = [Cleaner::start()?, Cleaner::start()?, Cleaner::start()?];
-        let turn = AtomicUsize::new(0);
-        Ok(Sandboxed { pool, cas, stager, layers, spools, cleaners, turn, nothing, options })
+        let (turn, lookout) = (AtomicUsize::new(0), Lookout::start()?);
+        Ok(Sandboxed { pool, cas, stager, layers, spools, lookout, cleaners, turn, nothing, options })
     }
 
     /// What an action asks for, as far as its tenant may.
@@ -210,7 +212,7 @@ impl Sandboxed {
         watch.started(&result.timeline);
         let _ = failpoint::hit("exec.started");
         result.timeline.execution_start = Some(now());
-        let outcome = self.command(job, cancel, &mut ready, [&out, &err]);
+        let (outcome, too_much) = self.command(job, cancel, &mut ready, [&out, &err]);
         let _ = failpoint::hit("exec.quiet");
         explain(&outcome, &job.command, &err);
         result.timeline.execution_completed = Some(now());
@@ -227,19 +229,38 @@ impl Sandboxed {
             self.remove(layer, Some(view));
         }
         let _ = failpoint::hit("exec.released");
-        verdict::of(&outcome, result, printed.and(handed))
+        match (verdict::of(&outcome, result, printed.and(handed)), too_much) {
+            // It was killed as if it had been canceled.
+            (Verdict::Canceled, Some(too_much)) if !cancel.is_canceled() => {
+                Verdict::FailedPrecondition(too_much.to_string())
+            }
+            (verdict, _) => verdict,
+        }
     }
 
-    fn command(&self, job: &Job, cancel: &Cancel, ready: &mut Ready, [out, err]: [&Spool; 2]) -> Outcome {
+    fn command(
+        &self,
+        job: &Job,
+        cancel: &Cancel,
+        ready: &mut Ready,
+        [out, err]: [&Spool; 2],
+    ) -> (Outcome, Option<TooMuch>) {
         let directory = match &job.command.working_directory {
             None => WORK.to_owned(),
             Some(path) => format!("{WORK}/{}", path.as_path().display()),
         };
         let strings = strings(&job.command, directory);
         let Ok((arguments, variables, directory)) = strings else {
-            return Outcome::lost("the command has a NUL byte");
+            return (never_began("the command has a NUL byte".to_owned()), None);
         };
-        if let Some(killer) = ready.lease.killer() {
+        let killer = ready.lease.killer();
+        let stop = killer.clone();
+        let watched = self.lookout.watch(out, err, move || stop.iter().for_each(Killer::kill));
+        let watched = match watched {
+            Ok(watched) => watched,
+            Err(error) => return (never_began(format!("cannot watch what is printed: {error}")), None),
+        };
+        if let Some(killer) = killer {
             cancel.arm(move || {
                 killer.kill();
                 let _ = failpoint::hit("exec.killing");
@@ -260,7 +281,7 @@ impl Sandboxed {
             fail_at: 0,
         });
         cancel.disarm();
-        outcome
+        (outcome, watched.over())
     }
 
     /// What was printed, whatever ended the command: only when all is quiet can it no longer change.
@@ -339,6 +360,11 @@ fn explain(outcome: &Outcome, command: &Command, err: &Spool) {
             format!("fulgurite: cannot execute {program:?}: {why}\n").as_bytes(),
         );
     }
+}
+
+/// The outcome of what was not even started: nothing runs.
+fn never_began(why: String) -> Outcome {
+    Outcome { quiet: true, ..Outcome::lost(why) }
 }
 
 /// The moment of now, as results have it.

@@ -27,6 +27,7 @@ use super::{drive, execution};
 use crate::action::{ActionSpec, Command, Digest, DigestFunction, encode};
 use crate::cas::Cas;
 use crate::exec::executor::{Cancel, Job};
+use crate::output::HandoffWay;
 use crate::sched::{OperationId, Submission};
 use crate::stage::Places;
 use crate::stage::limits::TreeLimits;
@@ -52,6 +53,8 @@ pub struct LocalOptions {
     pub cas: Cas,
     /// Where outputs may be laid out before they are published.
     pub places: Places,
+    /// How outputs come from the store into trees.
+    pub handoff: HandoffWay,
 }
 
 /// The same, running.
@@ -60,6 +63,7 @@ pub(super) struct LocalDoor {
     instance: Arc<Instance>,
     cas: Cas,
     places: Places,
+    handoff: HandoffWay,
     memory: DigestMemory,
 }
 
@@ -68,7 +72,8 @@ impl LocalDoor {
     pub(super) fn new(options: LocalOptions, context_instance: Option<Arc<Instance>>) -> Option<LocalDoor> {
         let instance = context_instance.filter(|instance| instance.execution)?;
         let memory = DigestMemory::new(FILES_REMEMBERED_MAX);
-        Some(LocalDoor { instance, cas: options.cas, places: options.places, memory })
+        let LocalOptions { cas, places, handoff, .. } = options;
+        Some(LocalDoor { instance, cas, places, handoff, memory })
     }
 }
 
@@ -164,8 +169,8 @@ impl LocalService {
         let service = self.clone();
         let delivery = move || {
             let door = service.door()?;
-            let delivery =
-                Delivery { cas: &door.cas, places: &door.places, asked: &asked, command: &command };
+            let LocalDoor { cas, places, handoff, .. } = door;
+            let delivery = Delivery { cas, places, asked: &asked, command: &command, handoff: *handoff };
             delivery.deliver(&root, &done)
         };
         let (mut outcome, printed) = self.context.disk.run(delivery).await??;
