@@ -244,7 +244,7 @@ impl Config {
                 durability: Durability::Process,
                 action_cache_entries_max: 1 << 20,
                 action_cache_bytes_max: Bytes(1 << 30),
-                action_cache_memory_bytes_max: Bytes(64 << 20),
+                action_cache_memory_bytes_max: Bytes(16 << 20),
             },
             execution: Execution {
                 // One more than cores: an action waits for the kernel now and then.

@@ -18,14 +18,14 @@ use crate::cas::Cas;
 use crate::failpoint;
 use crate::output::limits::HandoffLimits;
 use crate::output::lookout::TooMuch;
-use crate::output::{HandoffRequest, Inputs, Lookout, Spool, Spools, hand_off};
+use crate::output::{HandoffRequest, Inputs, Lookout, NoInputs, Spool, Spools, hand_off};
 use crate::stage::root::{RootView, StagedRoot, Stager};
 use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Cleaner, Lease, Pool};
 use fulgurite_sandbox::sandbox::{Action, Killer};
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -69,6 +69,8 @@ pub struct Sandboxed {
     cas: Cas,
     stager: Stager,
     layers: LayerHome,
+    /// Whether a layer can be mounted alone.
+    plain_layers: bool,
     spools: Spools,
     lookout: Lookout,
     cleaners: [Cleaner; CLEANERS],
@@ -116,7 +118,20 @@ impl Sandboxed {
         let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let cleaners = [Cleaner::start()?, Cleaner::start()?, Cleaner::start()?];
         let (turn, lookout) = (AtomicUsize::new(0), Lookout::start()?);
-        Ok(Sandboxed { pool, cas, stager, layers, spools, lookout, cleaners, turn, nothing, options })
+        let plain_layers = pool.runtime().features().privileged && layers.has_programs();
+        Ok(Sandboxed {
+            pool,
+            cas,
+            stager,
+            layers,
+            plain_layers,
+            spools,
+            lookout,
+            cleaners,
+            turn,
+            nothing,
+            options,
+        })
     }
 
     /// What an action asks for, as far as its tenant may.
@@ -168,8 +183,12 @@ impl Sandboxed {
         let runtime = self.pool.runtime();
         let id = lease.action_id();
         let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
-        let layer = self.layers.create(owner)?;
-        let view = pass("exec.leased").and_then(|()| self.view(job, &staged, &layer, owner, id));
+        let is_plain = self.plain_layers && staged.is_plain() && owner.is_some();
+        let layer = match is_plain {
+            true => self.layers.create_plain(owner)?,
+            false => self.layers.create(owner)?,
+        };
+        let view = pass("exec.leased").and_then(|()| self.view(job, &staged, &layer, (owner, id), is_plain));
         match view.and_then(|view| pass("exec.mounted").map(|()| view)) {
             Ok(view) => {
                 result.timeline.input_fetch_completed = Some(now());
@@ -187,13 +206,15 @@ impl Sandboxed {
         job: &Job,
         staged: &StagedRoot,
         layer: &Layer,
-        owner: Option<Owner>,
-        id: u32,
+        (owner, id): (Option<Owner>, u32),
+        is_plain: bool,
     ) -> Result<RootView, Verdict> {
         let paths = job.command.outputs.iter().filter_map(|output| output.path.as_ref());
-        staged.view_after(self.pool.runtime(), id, layer, |lower| {
-            Ok(prepare_parents(layer.upper(), Some(lower), paths, owner)?)
-        })
+        let prepare = |lower: BorrowedFd<'_>| Ok(prepare_parents(layer.upper(), Some(lower), paths, owner)?);
+        match is_plain {
+            true => staged.plain_view_after(id, layer, prepare),
+            false => staged.view_after(self.pool.runtime(), id, layer, prepare),
+        }
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch, result: &mut ActionResult) -> Verdict {
@@ -312,11 +333,17 @@ impl Sandboxed {
         if !outcome.quiet || matches!(outcome.end, End::Refused { .. } | End::NotStarted { .. }) {
             return Ok(());
         }
+        let staged = StagedInputs(&ready.staged);
+        // Where nothing is below the layer, all that the action left is in it.
+        let (merged, inputs): (_, &dyn Inputs) = match ready.view.is_plain {
+            true => (None, &NoInputs),
+            false => (Some(ready.view.mount.as_fd()), &staged),
+        };
         let request = HandoffRequest {
             upper: ready.layer.upper(),
-            merged: Some(ready.view.mount.as_fd()),
+            merged,
             command: &job.command,
-            inputs: &StagedInputs(&ready.staged),
+            inputs,
             marks: marks(self.pool.runtime()),
             function: job.function,
             cas: &self.cas,

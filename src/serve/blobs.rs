@@ -3,6 +3,7 @@
 use super::limits::INLINE_READ_BYTES;
 use crate::action::Digest;
 use crate::cas::{Blob, BlobWriter, Cas, CasError};
+use crate::stage::root::{LowPriority, priority};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -77,7 +78,7 @@ impl Disk {
         Disk { permits: Arc::new(Semaphore::new(operations_max)) }
     }
 
-    /// Runs it there.
+    /// Runs it there. Who has much to do gives way to who has little, which is done on the thread of its call.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -85,6 +86,7 @@ impl Disk {
         let permit = self.permits.clone().acquire_owned().await;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
+            let _low = LowPriority::enter(priority::TRANSFER);
             work()
         });
         done.await.map_err(|error| Status::internal(format!("cannot use the disk: {error}")))
