@@ -103,6 +103,16 @@ fn set_layer(
     fsconfig_set_string(context.as_fd(), by_path, &descriptor_path(layer)?)
 }
 
+/// The layer alone, as a detached mount: for an action whose inputs lie in it.
+///
+/// # Errors
+/// As open_tree(2) and mount_setattr(2).
+pub fn plain(upper: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mounted = mount::clone_mount(upper, c"")?;
+    mount::restrict(mounted.as_fd(), attr::NO_SUID | attr::NO_DEV)?;
+    Ok(mounted)
+}
+
 /// A path that names an open descriptor.
 fn descriptor_path(fd: BorrowedFd<'_>) -> Result<CString> {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|_| Errno::INVAL)

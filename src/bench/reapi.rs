@@ -6,6 +6,7 @@
 //! | `execute` | upload of a new input, its directory, command and action; Execute, sandboxed; the answer |
 //! | `cache-hit` | Execute of an action whose result is cached |
 //! | `crowded` | `execute` of one client, beside others whose actions have large new input roots |
+//! | `steady` | `execute` at concurrency 8, so many thousand times, with the daemon's memory after each ten thousand |
 //!
 //! Blocks of each case alternate, so that both sides of a ratio met the same machine. The client runs on the machine's
 //! cores too, in this process; CPU time of `execute` is that of the daemon with its sandboxes and actions, without the
@@ -33,6 +34,10 @@ use tokio::task::JoinSet;
 /// The longest that one answer may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Actions between two looks at the daemon's memory, and how many are on their way at a time.
+const STEADY_ACTIONS: usize = 10_000;
+const STEADY_CONCURRENCY: usize = 8;
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct ReapiBench {
@@ -52,6 +57,8 @@ pub struct ReapiBench {
     pub crowd: usize,
     /// Files of their input roots.
     pub crowd_files: usize,
+    /// Actions over which the daemon's memory is watched; 0: none.
+    pub steady: usize,
     /// Where the daemon's state and the floor's files lie.
     pub place: Place,
     /// Come through a Unix socket instead of TCP.
@@ -152,6 +159,9 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
     }
     if bench.crowd > 0 {
         cases.extend(load.crowded()?);
+    }
+    for number in 0..bench.steady.div_ceil(STEADY_ACTIONS) {
+        cases.push(load.steady(number)?);
     }
     bar.finish_and_clear();
     drop(load);
@@ -280,8 +290,18 @@ impl Load<'_> {
         state: RootState,
         concurrency: usize,
     ) -> Result<(Block, Digest), BenchError> {
+        self.execute_many(self.bench.actions, files, state, concurrency)
+    }
+
+    fn execute_many(
+        &mut self,
+        actions: usize,
+        files: usize,
+        state: RootState,
+        concurrency: usize,
+    ) -> Result<(Block, Digest), BenchError> {
         let first = self.next;
-        self.next += self.bench.actions as u64;
+        self.next += actions as u64;
         let jobs: Vec<Prepared> =
             (first..self.next).map(|number| Prepared::new(number, files, state)).collect();
         let last = jobs.last().map_or_else(|| Digest::empty(FUNCTION), |job| job.action);
@@ -296,6 +316,19 @@ impl Load<'_> {
             }
         })?;
         Ok((block, last))
+    }
+
+    /// Another so many thousand actions, and the daemon's memory after them.
+    fn steady(&mut self, number: usize) -> Result<CaseReport, BenchError> {
+        let actions = STEADY_ACTIONS.min(self.bench.steady - number * STEADY_ACTIONS);
+        let (block, _) = self.execute_many(actions, 1, RootState::New, STEADY_CONCURRENCY)?;
+        let done = number * STEADY_ACTIONS + actions;
+        let report = report("steady", &[("after", done.to_string())].into(), &[block], &[], self.server);
+        if self.bench.progress {
+            let bytes = report.parts.get("server_private_bytes").copied().unwrap_or(0.0);
+            eprintln!("after {done} actions: {:.1} MiB of private memory", bytes / f64::from(1 << 20));
+        }
+        Ok(report)
     }
 
     /// Tiny actions of one client: alone, and beside a crowd.

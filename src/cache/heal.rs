@@ -9,15 +9,16 @@
 //!   any other failure (no room, no permission) ─► told, nothing is moved
 //! ```
 //! Redb checks every page of a file that was not closed, so that a kill or a loss of power leaves the last whole
-//! commit. Some damage makes it panic instead: hence the look at the header before, and the marker, a byte for
-//! each opening that has not come back: what ends one start after another is moved away. A single one may have been
-//! killed for another reason.
+//! commit. Some damage makes it panic instead, which [`opening`] makes an answer; the look at the header before says
+//! better what is wrong. The marker is a byte for each opening that has not come back: what ends one start after
+//! another in any other way is moved away. A single one may have been killed for another reason.
 //!
 //! Limits: damage to the inner pages of a file that *was* closed is noticed when they are read, and may then end the
 //! process; the file counts as not closed from then on, so that the next opening finds the damage.
 
 use super::error::CacheError;
 use super::limits::{OPENINGS_MAX, PAGE_CACHE_BYTES};
+use crate::cas::opening::{self, NotOpened};
 use redb::{Builder, Database, DatabaseError, StorageError};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -30,8 +31,11 @@ const PAGE_BYTES: u64 = 4096;
 /// Opens or makes the file; `prepare` gives `None` for one that is of no use.
 pub(super) fn open<T>(
     path: &Path,
-    prepare: impl Fn(&Database) -> Result<Option<T>, redb::Error>,
-) -> Result<(Database, T), CacheError> {
+    prepare: impl Fn(&Database) -> Result<Option<T>, redb::Error> + Copy + Send + 'static,
+) -> Result<(Database, T), CacheError>
+where
+    T: Send + 'static,
+{
     let failed = |why: String| CacheError::Store { what: "open", path: path.to_owned(), why };
     // The lock first: what another process has open is nobody's to move.
     let file = OpenOptions::new()
@@ -69,15 +73,18 @@ pub(super) fn open<T>(
 
 fn open_or_start_anew<T>(
     path: &Path,
-    prepare: impl Fn(&Database) -> Result<Option<T>, redb::Error>,
-) -> Result<(Database, T), CacheError> {
-    let why = match attempt(path, &prepare) {
+    prepare: impl Fn(&Database) -> Result<Option<T>, redb::Error> + Copy + Send + 'static,
+) -> Result<(Database, T), CacheError>
+where
+    T: Send + 'static,
+{
+    let why = match attempt(path, prepare) {
         Ok(opened) => return Ok(opened),
         Err(Refusal::Useless(why)) => why,
         Err(Refusal::Told(error)) => return Err(error),
     };
     move_aside(path, &why)?;
-    attempt(path, &prepare).map_err(|refusal| match refusal {
+    attempt(path, prepare).map_err(|refusal| match refusal {
         Refusal::Told(error) => error,
         Refusal::Useless(why) => CacheError::Store { what: "make", path: path.to_owned(), why },
     })
@@ -90,6 +97,22 @@ enum Refusal {
 }
 
 fn attempt<T>(
+    path: &Path,
+    prepare: impl Fn(&Database) -> Result<Option<T>, redb::Error> + Send + 'static,
+) -> Result<(Database, T), Refusal>
+where
+    T: Send + 'static,
+{
+    let of = path.to_owned();
+    opening::guarded(move || attempt_here(&of, prepare)).unwrap_or_else(|not_opened| match not_opened {
+        NotOpened::Panicked(why) => Err(Refusal::Useless(why)),
+        NotOpened::NotTried(why) => {
+            Err(Refusal::Told(CacheError::Store { what: "open", path: path.to_owned(), why }))
+        }
+    })
+}
+
+fn attempt_here<T>(
     path: &Path,
     prepare: impl Fn(&Database) -> Result<Option<T>, redb::Error>,
 ) -> Result<(Database, T), Refusal> {
@@ -142,17 +165,17 @@ fn damage_of(mut file: &File) -> std::io::Result<Option<String>> {
 
 /// Moves the file out of the way, over one that was moved earlier.
 fn move_aside(path: &Path, why: &str) -> Result<(), CacheError> {
-    let to = beside(path, "corrupt");
+    let to = opening::move_aside(path).map_err(|error| CacheError::Store {
+        what: "move away",
+        path: path.to_owned(),
+        why: error.to_string(),
+    })?;
     tracing::warn!(
         "the action cache {} cannot be used, since {why}: it is moved to {} and a new one begun",
         path.display(),
         to.display()
     );
-    std::fs::rename(path, &to).map_err(|error| CacheError::Store {
-        what: "move away",
-        path: path.to_owned(),
-        why: error.to_string(),
-    })
+    Ok(())
 }
 
 fn beside(path: &Path, extension: &str) -> PathBuf {

@@ -33,7 +33,7 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 pub const ENTRY_OVERHEAD_BYTES: u64 = 400;
 
 /// Pages of the file that are kept in memory; the entries themselves are kept by the hot map.
-pub const PAGE_CACHE_BYTES: usize = 16 << 20;
+pub const PAGE_CACHE_BYTES: usize = 8 << 20;
 
 /// A use is written only when this part of the possible entries were used since the last one that was: the order of
 /// eviction is that exact, and a build of hits writes next to nothing.

@@ -62,9 +62,9 @@ pub struct ActionCacheOptions {
 }
 
 impl Default for ActionCacheOptions {
-    /// A million results of usual size; the results of a large build in memory.
+    /// A million results of usual size; the ten thousand that were used last in memory.
     fn default() -> Self {
-        ActionCacheOptions { entries_max: 1 << 20, size_bytes_max: 1 << 30, hot_bytes_max: 64 << 20 }
+        ActionCacheOptions { entries_max: 1 << 20, size_bytes_max: 1 << 30, hot_bytes_max: 16 << 20 }
     }
 }
 

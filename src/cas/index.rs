@@ -8,11 +8,13 @@
 //! *Use* is a moment of the store's own clock (see [`super::clock`]). Invariants: the two tables have the same rows;
 //! the totals are those of the tables; a row is committed only after its blob's bytes are on the disk. Commits carry
 //! the allocator's state with them, so that opening after a kill reads a few pages and not the whole. A failed write
-//! makes the database unusable until it is opened again, which [`Index::commit`] does.
+//! makes the database unusable until it is opened again, which [`Index::commit`] does. A file that cannot be opened for
+//! what is in it is moved to `index.corrupt`, and an empty one takes its place: see [`super::strays`].
 
 use super::CasError;
 use super::key::Key;
 use super::limits::{INDEX_CACHE_BYTES, charge};
+use super::opening::{self, NotOpened};
 use crate::failpoint;
 use redb::{Database, ReadOnlyTable, ReadableTable, TableDefinition};
 use rustix::io::Errno;
@@ -77,18 +79,40 @@ impl std::fmt::Debug for View {
     }
 }
 
+/// An index that was opened.
+pub(super) struct Opened {
+    pub index: Index,
+    pub totals: Totals,
+    /// What was there could not be used, and the index is empty.
+    pub is_lost: bool,
+}
+
 impl Index {
-    pub(super) fn open(path: &Path) -> Result<(Index, Totals), CasError> {
-        let failed = |error: Fault| failed(&format!("open the index {}", path.display()), error);
-        let database = create(path).map_err(failed)?;
-        let totals = prepare(&database).map_err(failed)?;
-        let view = View::of(&database).map_err(failed)?;
-        let index = Index {
-            path: path.to_owned(),
-            database: Mutex::new(Some(database)),
-            view: RwLock::new(Some(view)),
-        };
-        Ok((index, totals?))
+    /// Opens it; one that is damaged is moved aside.
+    pub(super) fn open(path: &Path) -> Result<Opened, CasError> {
+        let mut is_lost = false;
+        loop {
+            let why = match attempt(path) {
+                Ok((database, view, totals)) => {
+                    let (database, view) = (Mutex::new(Some(database)), RwLock::new(Some(view)));
+                    return Ok(Opened {
+                        index: Index { path: path.to_owned(), database, view },
+                        totals,
+                        is_lost,
+                    });
+                }
+                Err(Refusal::Told(error)) => return Err(error),
+                Err(Refusal::Damaged(why)) => why,
+            };
+            let shown = path.display();
+            if is_lost {
+                return Err(CasError::io(format!("make the index {shown} ({why})"), Errno::UCLEAN));
+            }
+            let to = opening::move_aside(path)
+                .map_err(|error| CasError::from_io(format!("move the index {shown} away"), &error))?;
+            tracing::warn!("the index {shown} cannot be used, since {why}: it is moved to {}", to.display());
+            is_lost = true;
+        }
     }
 
     /// What the last commit says of a blob.
@@ -160,9 +184,14 @@ impl Index {
     }
 
     fn reopen(&self) -> Result<Database, CasError> {
-        let failed = |error| failed(&format!("reopen the index {}", self.path.display()), error);
-        let database = create(&self.path).map_err(failed)?;
-        self.set_view(Some(View::of(&database).map_err(failed)?));
+        let (database, view, _) = attempt(&self.path).map_err(|refusal| match refusal {
+            Refusal::Told(error) => error,
+            // The next start moves it aside: here memory still says what it had.
+            Refusal::Damaged(why) => {
+                CasError::io(format!("reopen the index {} ({why})", self.path.display()), Errno::UCLEAN)
+            }
+        })?;
+        self.set_view(Some(view));
         Ok(database)
     }
 
@@ -214,12 +243,45 @@ fn by_use_key(used: u32, key: &Key) -> [u8; 37] {
     bytes
 }
 
-fn create(path: &Path) -> Result<Database, Fault> {
-    Ok(Database::builder().set_cache_size(INDEX_CACHE_BYTES).create(path)?)
+/// Why an index was not opened.
+enum Refusal {
+    /// For what is in the file.
+    Damaged(String),
+    /// For anything else.
+    Told(CasError),
 }
 
-/// Makes the tables, and reads the totals.
-fn prepare(database: &Database) -> Result<Result<Totals, CasError>, Fault> {
+/// Opens or makes the database, whatever that does.
+fn attempt(path: &Path) -> Result<(Database, View, Totals), Refusal> {
+    let what = format!("open the index {}", path.display());
+    let of = path.to_owned();
+    let open = move || -> Result<_, Fault> {
+        let database = Database::builder().set_cache_size(INDEX_CACHE_BYTES).create(of)?;
+        let totals = prepare(&database)?;
+        let view = View::of(&database)?;
+        Ok((database, view, totals))
+    };
+    let opened = opening::guarded(open).map_err(|not_opened| match not_opened {
+        NotOpened::Panicked(why) => Refusal::Damaged(why),
+        NotOpened::NotTried(why) => Refusal::Told(CasError::io(format!("{what} ({why})"), Errno::AGAIN)),
+    })?;
+    let (database, view, totals) = opened.map_err(|Fault(error)| match *error {
+        redb::Error::Io(ref found) if found.kind() != std::io::ErrorKind::InvalidData => {
+            Refusal::Told(failed(&what, Fault(error)))
+        }
+        redb::Error::DatabaseAlreadyOpen => {
+            Refusal::Told(CasError::io(format!("{what}: another process uses it"), Errno::BUSY))
+        }
+        other => Refusal::Damaged(other.to_string()),
+    })?;
+    match totals {
+        Ok(totals) => Ok((database, view, totals)),
+        Err(format) => Err(Refusal::Damaged(format!("its format is {format} and not {FORMAT}"))),
+    }
+}
+
+/// Makes the tables, and reads the totals; or gives the format that is another.
+fn prepare(database: &Database) -> Result<Result<Totals, u64>, Fault> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     let read = {
@@ -234,11 +296,7 @@ fn prepare(database: &Database) -> Result<Result<Totals, CasError>, Fault> {
     };
     transaction.commit()?;
     let (format, totals) = read;
-    if format == FORMAT {
-        return Ok(Ok(totals));
-    }
-    let what = format!("read the index, whose format is {format} and not {FORMAT}: empty the directory");
-    Ok(Err(CasError::io(what, Errno::PROTONOSUPPORT)))
+    Ok(if format == FORMAT { Ok(totals) } else { Err(format) })
 }
 
 fn read_totals(table: &impl ReadableTable<&'static str, u64>) -> Result<Totals, Fault> {

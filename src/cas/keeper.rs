@@ -1,12 +1,14 @@
-//! The keeper: the store's own thread, which checkpoints and evicts.
+//! The keeper: the store's own thread, which checkpoints and evicts, looks for strays, and scrubs.
 //!
 //! It wakes every few seconds, or when the bell is rung, and ends when the last handle of the store is dropped: with a
 //! last checkpoint, after which the next start has nothing to replay. A process that ends without waiting for it loses
 //! nothing: that is a kill, and the log has it.
 
 use super::ending;
-use super::limits::CHECKPOINT_INTERVAL;
+use super::limits::{CHECKPOINT_INTERVAL, SWEEP_DIRECTORIES};
+use super::mark::{self, Left};
 use super::store::Store;
+use super::strays::NONE_LEFT;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +18,15 @@ use std::thread::JoinHandle;
 pub(super) struct Bell {
     state: Mutex<Rung>,
     changed: Condvar,
+}
+
+/// Why the keeper is awake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// Nobody rang in the whole time.
+    InTime,
+    Rung,
+    Over,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,14 +49,17 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Waits for the bell or for the time; false if it is over.
-    fn wait(&self) -> bool {
+    /// Waits for the bell or for the time.
+    fn wait(&self) -> Woken {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_quiet = |state: &mut Rung| !state.is_rung && !state.is_over;
         let waited = self.changed.wait_timeout_while(state, CHECKPOINT_INTERVAL, is_quiet);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.is_rung = false;
-        !state.is_over
+        match (state.is_over, std::mem::take(&mut state.is_rung)) {
+            (true, _) => Woken::Over,
+            (_, true) => Woken::Rung,
+            (_, false) => Woken::InTime,
+        }
     }
 }
 
@@ -99,7 +113,11 @@ impl Drop for Thread {
 
 fn keep(store: Arc<Store>) {
     let ended = ending::Ended::of(&store);
-    while store.bell.wait() {
+    loop {
+        let woken = store.bell.wait();
+        if woken == Woken::Over {
+            break;
+        }
         if store.tuning.is_keeper_idle {
             continue;
         }
@@ -108,13 +126,22 @@ fn keep(store: Arc<Store>) {
             false => store.checkpoint(),
         };
         // Eviction also after a failed checkpoint: it may have failed for want of room.
-        let done = store.evict_in_background().and(done);
+        let done = store.evict_in_background().and(done).and_then(|()| store.sweep_some(SWEEP_DIRECTORIES));
+        let done = match woken {
+            Woken::InTime => store.scrub_some().and(done),
+            Woken::Rung | Woken::Over => done,
+        };
         if let Err(error) = done {
             tracing::warn!(%error, "the store could not be brought to the disk");
         }
     }
-    if let Err(error) = store.checkpoint() {
-        tracing::warn!(%error, "the store was closed without a last checkpoint");
+    match store.checkpoint() {
+        Ok(()) if store.sweep_next.load(Ordering::Relaxed) == NONE_LEFT => {
+            mark::write(&store.lock.0, store.tuning.boot, Left::Clean);
+        }
+        // What is left to sweep is swept after the next start.
+        Ok(()) => {}
+        Err(error) => tracing::warn!(%error, "the store was closed without a last checkpoint"),
     }
     drop(store);
     drop(ended);

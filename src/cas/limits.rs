@@ -14,17 +14,18 @@ pub(super) const LOG_RECORDS_MARGIN: u32 = 1 << 13;
 /// Changed entries in memory at which a checkpoint starts early.
 pub(super) const PENDING_KICK: u64 = 1 << 15;
 
-/// Changed entries in memory beyond which a mere use is no longer recorded: with what both logs can hold, they then
-/// just fill the shards. A blob whose use was not recorded looks older than it is, which is counted.
+/// Changed entries in memory beyond which a mere use is no longer recorded: with what both logs can hold, 400,000
+/// entries of 73 bytes, 64 MiB also while tables grow, until the next checkpoint. A blob whose use was not recorded
+/// looks older than it is, which is counted.
 pub(super) const PENDING_TOUCHES_MAX: u64 = 1 << 18;
 
 /// Parts of the map in memory, each with its lock: as many as directories of blobs.
 pub(super) const SHARDS: usize = 256;
 
 /// Entries of a shard with those rows of the index that are kept so that who asks again needs no tree: what a table of
-/// 2048 places of 73 bytes holds. That is 150 KB a shard, and 38 MB in all for 458,752 blobs, of which three quarters
-/// may be such rows: less than 64 MiB also while tables grow.
-pub(super) const SHARD_ENTRIES: usize = 1792;
+/// 512 places of 73 bytes holds. That is 37 KB a shard, and 10 MB in all for 114,688 blobs, of which three quarters may
+/// be such rows: the blobs of a build or two. What must be there makes a table larger, and it shrinks afterwards.
+pub(super) const SHARD_ENTRIES: usize = 448;
 
 /// Time between checkpoints: what an unclean boot makes suspect, and so re-hashed, is at most what came in it.
 pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,8 +58,23 @@ pub(super) const QUARANTINED_MAX: usize = 64;
 /// Largest bad blob that is kept.
 pub(super) const QUARANTINED_BYTES_MAX: u64 = 64 << 20;
 
-/// Cache of the index in memory: the upper levels of a tree with tens of millions of rows, and the leaves in use.
-pub(super) const INDEX_CACHE_BYTES: usize = 64 << 20;
+/// Directories of blobs that are looked through for strays between two checkpoints, of 512: all in five minutes, with a
+/// stat for each blob.
+pub(super) const SWEEP_DIRECTORIES: u32 = 8;
+
+/// Bytes that are scrubbed between two checkpoints of a store with nothing else to do: 4 ms of hashing in 5 s, and a
+/// hundred gigabytes in a day and a half.
+pub(super) const SCRUB_BYTES: u64 = 4 << 20;
+
+/// Blobs of one such step.
+pub(super) const SCRUB_BATCH: usize = 64;
+
+/// Largest blob that is scrubbed: a second of hashing, for which a checkpoint waits.
+pub(super) const SCRUB_BLOB_BYTES_MAX: u64 = 256 << 20;
+
+/// Cache of the index in memory: the upper levels of a tree with ten million rows. Leaves are in the kernel's cache, a
+/// microsecond away; here they would only make the daemon grow with the number of its actions.
+pub(super) const INDEX_CACHE_BYTES: usize = 8 << 20;
 
 /// Buffer for reading a file that is hashed or copied, one a thread.
 pub(super) const READ_BUFFER_BYTES: usize = 256 << 10;

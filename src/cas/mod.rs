@@ -28,13 +28,17 @@ mod key;
 mod limits;
 mod live;
 mod log;
+mod mark;
 mod open;
+pub(crate) mod opening;
 mod pin;
 mod places;
 mod record;
+mod scrub;
 mod shard;
 mod stats;
 mod store;
+mod strays;
 #[cfg(test)]
 mod tests;
 #[cfg(fuzzing)]
@@ -44,6 +48,7 @@ mod write;
 
 pub use error::CasError;
 pub use pin::Pin;
+pub use scrub::Scrubbed;
 pub use stats::CasStats;
 pub use write::{Adopted, BlobWriter, Sealed};
 
@@ -231,6 +236,14 @@ impl Cas {
     /// [`CasError::Io`].
     pub fn verify(&self, digest: &Digest) -> Result<bool, CasError> {
         self.store().verify(digest)
+    }
+
+    /// Looks at a blob on the disk and in the kernel's cache, as the keeper does with all of them in turn.
+    ///
+    /// # Errors
+    /// [`CasError::Io`].
+    pub fn scrub(&self, digest: &Digest) -> Result<Scrubbed, CasError> {
+        self.store().scrub(digest)
     }
 
     /// Takes a blob out of the store, pinned or not: somebody has seen that it is bad. Its file is kept to be looked

@@ -2,32 +2,36 @@
 //!
 //! ```text
 //!   lock ─► sweep temporary ─► open the index ─► replay both logs (stat each) ─► commit ─► keeper
+//!                                │ damaged                                                  └ the machine had stopped:
+//!                                └► moved aside; every blob is found again                    looks for strays
 //! ```
-//! Time and memory are bounded by the logs, not by the blobs: no directory is walked and no table read. What a log of
-//! another boot tells of is suspect: the machine may have stopped before the bytes were on the disk.
+//! Time and memory are bounded by the logs, not by the blobs: no directory is walked and no table read, but for an
+//! index that was lost. What a log of another boot tells of is suspect: the machine may have stopped before the
+//! bytes were on the disk.
 
 use super::clock::Clock;
 use super::ending;
 use super::error::CasError;
-use super::index::{Index, Row};
+use super::index::{Index, Opened, Row};
 use super::keeper::{Bell, Kept};
 use super::key::Key;
 use super::limits::SHARDS;
 use super::live::{Live, State};
 use super::log::Log;
+use super::mark::{self, Left};
 use super::places::{Places, errno_of, looks_like};
 use super::record::{Event, Record};
 use super::stats::Counters;
 use super::store::{Locked, Store};
+use super::strays::NONE_LEFT;
 use super::{CasOptions, Durability, Tuning};
 use crate::action::{Digest, DigestFunction};
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Opens the store and starts its keeper.
@@ -39,8 +43,11 @@ pub(super) fn open(
     let dir = &options.dir;
     make_dir(dir)?;
     let lock = lock(dir)?;
+    let left = mark::read(&lock.0, tuning.boot);
     let places = Places::open(dir, tuning.are_drafts_named)?;
-    let (index, totals) = Index::open(&dir.join("index"))?;
+    let Opened { index, totals, is_lost } = Index::open(&dir.join("index"))?;
+    let is_unswept = is_lost || left == Left::Unswept;
+    mark::write(&lock.0, tuning.boot, if is_unswept { Left::Unswept } else { Left::Open });
     let (log, records) = Log::open(dir, tuning.log_records, tuning.boot, totals.generation)?;
     let counters = Counters::default();
     counters.blobs.store(totals.blobs, Ordering::Relaxed);
@@ -60,9 +67,16 @@ pub(super) fn open(
         reserved: AtomicU64::new(0),
         pending: AtomicU64::new(0),
         is_short: AtomicBool::new(false),
+        sweep_next: AtomicU32::new(if is_unswept { 0 } else { NONE_LEFT }),
+        scrub_after: Mutex::default(),
         lock,
     };
-    store.replay(records, totals.generation)?;
+    // A log alone may tell of removals that later puts have made good.
+    let last = records.last().map_or(totals.generation, |record| record.generation);
+    store.replay(if is_lost { Vec::new() } else { records }, totals.generation, last)?;
+    if is_lost {
+        store.sweep_all()?;
+    }
     let started = Kept::start(store);
     let kept = Arc::new(started.map_err(|error| CasError::from_io("start the thread of the store", &error))?);
     for function in DigestFunction::ALL {
@@ -110,24 +124,19 @@ fn lock(dir: &Path) -> Result<Locked, CasError> {
     match taken {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let mut pid = [0; 16];
-            let length = file.read_at(&mut pid, 0).unwrap_or(0);
-            let pid = String::from_utf8_lossy(&pid[..length]).trim().to_owned();
+            let pid = mark::read_pid(&file);
             let what = format!("open the store {}: the process {pid} uses it", dir.display());
             return Err(CasError::io(what, Errno::BUSY));
         }
         Err(errno) => return Err(failed(errno)),
     }
-    let pid = format!("{:<15}\n", rustix::process::getpid().as_raw_pid());
-    // For people; on a full disk the lock holds without it.
-    let _ = file.write_all_at(pid.as_bytes(), 0);
+    mark::write_pid(&file);
     Ok(Locked(file))
 }
 
 impl Store {
     /// Takes over what the logs tell, and brings it into the index.
-    fn replay(&self, records: Vec<Record>, committed: u32) -> Result<(), CasError> {
-        let last = records.last().map_or(committed, |record| record.generation);
+    fn replay(&self, records: Vec<Record>, committed: u32, last: u32) -> Result<(), CasError> {
         let latest: HashMap<Key, Record> = records.into_iter().map(|it| (it.key, it)).collect();
         for record in latest.values() {
             self.replay_one(record)?;

@@ -12,7 +12,7 @@
 
 use super::limits::{QUARANTINED_BYTES_MAX, QUARANTINED_MAX};
 use super::{Cas, CasError, Durability};
-use crate::action::Digest;
+use crate::action::{Digest, DigestFunction};
 use crate::failpoint;
 use crate::stage::beneath::name_file;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,7 +76,45 @@ impl Places {
         let draft = places.draft()?;
         let stat = rustix::fs::fstat(&draft.file).map_err(|errno| CasError::io("look at a draft", errno))?;
         places.are_modes_kept = stat.st_mode & 0o7777 == MODE.as_raw_mode();
+        drop(draft);
+        places.probe(dir)?;
         Ok(places)
+    }
+
+    /// Tries on the filesystem all that a put relies on, so that one that cannot do it is refused at the start and not
+    /// with the first blob.
+    fn probe(&self, dir: &Path) -> Result<(), CasError> {
+        let shown = dir.display();
+        let lacks = |what: &str| format!("use {shown} for blobs, since its filesystem {what}");
+        let failed = |what: &'static str| move |errno| CasError::io(lacks(what), errno);
+        let to = self.temporary.as_fd();
+        let names = ["probe.a", "probe.b"];
+        let named = |name: &str| -> Result<Draft, CasError> {
+            let draft = self.draft()?;
+            draft.place(to, name).map_err(failed("cannot name a file without replacing another"))?;
+            Ok(draft)
+        };
+        let first = named(names[0])?;
+        rustix::fs::renameat_with(to, names[0], to, names[1], RenameFlags::NOREPLACE)
+            .map_err(failed("cannot rename a file without replacing another"))?;
+        let second = named(names[0])?;
+        let replaced = rustix::fs::renameat_with(to, names[0], to, names[1], RenameFlags::NOREPLACE);
+        let stat = rustix::fs::fstat(&first.file).map_err(failed("cannot be asked about a file"))?;
+        rustix::fs::fsync(&first.file).map_err(failed("cannot sync a file"))?;
+        for name in names {
+            match rustix::fs::unlinkat(to, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed("cannot remove a file")(errno)),
+            }
+        }
+        drop(second);
+        if replaced != Err(Errno::EXIST) {
+            return Err(failed("replaces files when it is asked not to")(Errno::OPNOTSUPP));
+        }
+        if !looks_like(&stat, &Digest::empty(DigestFunction::Sha256)) {
+            return Err(failed("keeps neither owner nor mode of files")(Errno::OPNOTSUPP));
+        }
+        Ok(())
     }
 
     /// A new empty file, mode 0444, on the filesystem of the blobs.
@@ -141,9 +179,26 @@ impl Places {
         rustix::fs::openat(&self.objects, path, flags, Mode::empty())
     }
 
+    /// The names in a directory of blobs; none if it is not there.
+    pub(super) fn object_names(&self, path: &str) -> Result<Vec<CString>, Errno> {
+        let dir = match self.open_dir(path) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno),
+        };
+        list(&dir)
+    }
+
     pub(super) fn open_object(&self, digest: &Digest) -> Result<File, Errno> {
         failpoint::hit("cas.open")?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let path = Cas::object_path(digest);
+        rustix::fs::openat(&self.objects, path.as_str(), flags, Mode::empty()).map(File::from)
+    }
+
+    /// Opens it for reading past the kernel's cache.
+    pub(super) fn open_direct(&self, digest: &Digest) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::DIRECT;
         let path = Cas::object_path(digest);
         rustix::fs::openat(&self.objects, path.as_str(), flags, Mode::empty()).map(File::from)
     }
@@ -229,10 +284,13 @@ pub(super) fn errno_of(error: &std::io::Error) -> Errno {
 }
 
 fn names(dir: &OwnedFd) -> Result<Vec<CString>, CasError> {
-    let failed = |errno| CasError::io("list a directory of the store", errno);
+    list(dir).map_err(|errno| CasError::io("list a directory of the store", errno))
+}
+
+fn list(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir.as_fd()).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    for entry in rustix::fs::Dir::read_from(dir.as_fd())? {
+        let entry = entry?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             names.push(entry.file_name().to_owned());
         }

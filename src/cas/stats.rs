@@ -33,10 +33,16 @@ pub struct CasStats {
     pub quarantined: u64,
     /// Blobs hashed again, since a sync or the machine had failed before.
     pub verified: u64,
+    /// Blobs looked at on the disk, since the store was opened.
+    pub scrubbed: u64,
+    /// Of those, blobs whose bytes in the kernel's cache were others than on the disk.
+    pub cache_differed: u64,
     /// Checkpoints that were written.
     pub checkpoints: u64,
     /// Checkpoints that failed.
     pub checkpoints_failed: u64,
+    /// Files found in the places of blobs that nobody knew of, and taken for blobs to be hashed.
+    pub strays: u64,
     /// Uses that were not recorded, since too many had to wait for a checkpoint.
     pub uses_forgotten: u64,
 }
@@ -55,8 +61,11 @@ pub(super) struct Counters {
     pub bytes_evicted: AtomicU64,
     pub quarantined: AtomicU64,
     pub verified: AtomicU64,
+    pub scrubbed: AtomicU64,
+    pub cache_differed: AtomicU64,
     pub checkpoints: AtomicU64,
     pub checkpoints_failed: AtomicU64,
+    pub strays: AtomicU64,
     pub uses_forgotten: AtomicU64,
 }
 
@@ -76,8 +85,11 @@ impl Counters {
             bytes_evicted: get(&self.bytes_evicted),
             quarantined: get(&self.quarantined),
             verified: get(&self.verified),
+            scrubbed: get(&self.scrubbed),
+            cache_differed: get(&self.cache_differed),
             checkpoints: get(&self.checkpoints),
             checkpoints_failed: get(&self.checkpoints_failed),
+            strays: get(&self.strays),
             uses_forgotten: get(&self.uses_forgotten),
             ..CasStats::default()
         }

@@ -24,7 +24,7 @@ use crate::failpoint;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
@@ -49,6 +49,10 @@ pub(super) struct Store {
     pub pending: AtomicU64,
     /// A put has met a full disk.
     pub is_short: AtomicBool,
+    /// The directory at which the search for strays goes on.
+    pub sweep_next: AtomicU32,
+    /// The blob that was scrubbed last.
+    pub scrub_after: Mutex<Option<(u32, Key)>>,
     /// The last field, so that whoever gets the lock finds the index closed.
     pub lock: Locked,
 }

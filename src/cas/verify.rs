@@ -74,7 +74,7 @@ impl Store {
 
     /// Takes a blob out if what stands at its place is bad still: nothing, or the very file that `bad` is, or one that
     /// can't be it.
-    fn condemn(&self, digest: &Digest, bad: Option<u64>, why: &str) -> Result<(), CasError> {
+    pub(super) fn condemn(&self, digest: &Digest, bad: Option<u64>, why: &str) -> Result<(), CasError> {
         let key = Key::of(digest);
         let mut shard = self.shard(&key);
         let size_bytes = match shard.get(&key) {

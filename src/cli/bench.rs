@@ -145,6 +145,9 @@ pub struct ReapiBenchArgs {
     /// Files of their input roots
     #[arg(long, value_name = "COUNT", default_value_t = 5000)]
     pub crowd_files: usize,
+    /// Also run so many actions and show the daemon's memory after each ten thousand
+    #[arg(long, value_name = "ACTIONS", default_value_t = 0)]
+    pub steady: usize,
     /// Input roots: `new` for each action, or `known`
     #[arg(long = "state", value_name = "LIST", value_delimiter = ',', default_value = "new", value_parser = state)]
     pub states: Vec<RootState>,
@@ -362,6 +365,7 @@ fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
         states: args.states.clone(),
         crowd: args.crowd,
         crowd_files: args.crowd_files,
+        steady: args.steady,
         place: match &args.directory {
             Some(directory) => Place::Directory(directory.clone()),
             None => Place::New { kind: args.filesystem, images: args.image_dir.clone() },

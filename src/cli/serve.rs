@@ -14,10 +14,12 @@ use super::signals::BlockedSignals;
 use crate::cache::{ActionCache, ActionCacheOptions};
 use crate::cas::{Cas, CasOptions, Durability as StoreDurability};
 use crate::commit;
-use crate::config::{ActionLimits, CacheWriters, Config, Durability, NetworkPolicy, StageMode, Tokens};
+use crate::config::{
+    ActionLimits, CacheWriters, Config, Durability, HandoffMode, NetworkPolicy, StageMode, Tokens,
+};
 use crate::exec::{Allowance, Executor, Offer, Sandboxed, SandboxedOptions};
 use crate::failure::{Failure, put, tell};
-use crate::output::Spools;
+use crate::output::{HandoffWay, Spools};
 use crate::remote::Elsewhere;
 use crate::sched::SchedulerLimits;
 use crate::serve::{
@@ -310,7 +312,19 @@ impl Daemon {
         let uid = rustix::process::geteuid().as_raw();
         let places = Places { state_dir: Some(config.state_dir.clone()), uid, ..Places::default() };
         let (instance, cas) = (name.clone(), self.cas.clone());
-        has_socket.then_some(LocalOptions { instance, cas, places, durability: durability_of(config) })
+        let handoff = match config.execution.handoff {
+            HandoffMode::Auto => HandoffWay::Auto,
+            HandoffMode::Reflink => HandoffWay::Reflink,
+            HandoffMode::Hardlink => HandoffWay::Hardlink,
+            HandoffMode::Copy => HandoffWay::Copy,
+        };
+        has_socket.then_some(LocalOptions {
+            instance,
+            cas,
+            places,
+            durability: durability_of(config),
+            handoff,
+        })
     }
 
     /// Gives everything back. What cannot be is found by the next start.

@@ -70,7 +70,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "execution.stdout_bytes_max" => execution.stdout_bytes_max,
         "Bytes that are kept of standard output, and as many of standard error";
     "execution.stage" => execution.stage, "How input roots become visible; anything but auto is for tests";
-    "execution.handoff" => execution.handoff, "How an output goes to a second place; of no effect yet";
+    "execution.handoff" => execution.handoff, "How an output of the local API comes from the store into the tree";
     "execution.network" => execution.network, "What of the network actions see";
     "execution.platform" => execution.platform,
         "Platform properties that this host offers: an action that asks for others is refused";

@@ -130,7 +130,7 @@ pub struct Execution {
     pub stdout_bytes_max: Bytes,
     /// How input roots become visible.
     pub stage: StageMode,
-    /// How an output goes to a second place.
+    /// How an output of the local API comes from the store into the tree.
     pub handoff: HandoffMode,
     /// What of the network actions see.
     pub network: NetworkPolicy,
@@ -249,7 +249,7 @@ impl Config {
                 durability: Durability::Process,
                 action_cache_entries_max: 1 << 20,
                 action_cache_bytes_max: Bytes(1 << 30),
-                action_cache_memory_bytes_max: Bytes(64 << 20),
+                action_cache_memory_bytes_max: Bytes(16 << 20),
             },
             execution: Execution {
                 // One more than cores: an action waits for the kernel now and then.

@@ -18,14 +18,15 @@ use crate::cas::Cas;
 use crate::failpoint;
 use crate::observe;
 use crate::output::limits::HandoffLimits;
-use crate::output::{HandoffRequest, Inputs, Spool, Spools, hand_off};
+use crate::output::lookout::TooMuch;
+use crate::output::{HandoffRequest, Inputs, Lookout, NoInputs, Spool, Spools, hand_off};
 use crate::stage::root::{RootView, StagedRoot, Stager};
 use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::outcome::{End, Outcome};
 use fulgurite_sandbox::pool::{Cleaner, Lease, Pool};
-use fulgurite_sandbox::sandbox::{Action, Sandbox};
+use fulgurite_sandbox::sandbox::{Action, Killer, Sandbox};
 use fulgurite_sandbox::spec::{Network, SandboxSpec};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -69,7 +70,10 @@ pub struct Sandboxed {
     cas: Cas,
     stager: Stager,
     layers: LayerHome,
+    /// Whether a layer can be mounted alone.
+    plain_layers: bool,
     spools: Spools,
+    lookout: Lookout,
     cleaners: [Cleaner; CLEANERS],
     turn: AtomicUsize,
     nothing: OwnedFd,
@@ -114,8 +118,21 @@ impl Sandboxed {
     ) -> std::io::Result<Self> {
         let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let cleaners = [Cleaner::start()?, Cleaner::start()?, Cleaner::start()?];
-        let turn = AtomicUsize::new(0);
-        Ok(Sandboxed { pool, cas, stager, layers, spools, cleaners, turn, nothing, options })
+        let (turn, lookout) = (AtomicUsize::new(0), Lookout::start()?);
+        let plain_layers = pool.runtime().features().privileged && layers.has_programs();
+        Ok(Sandboxed {
+            pool,
+            cas,
+            stager,
+            layers,
+            plain_layers,
+            spools,
+            lookout,
+            cleaners,
+            turn,
+            nothing,
+            options,
+        })
     }
 
     /// What an action asks for, as far as its tenant may.
@@ -168,8 +185,12 @@ impl Sandboxed {
         let runtime = self.pool.runtime();
         let id = lease.action_id();
         let owner = runtime.features().privileged.then_some(Owner { uid: id, gid: id });
-        let layer = self.layers.create(owner)?;
-        let view = pass("exec.leased").and_then(|()| self.view(job, &staged, &layer, owner, id));
+        let is_plain = self.plain_layers && staged.is_plain() && owner.is_some();
+        let layer = match is_plain {
+            true => self.layers.create_plain(owner)?,
+            false => self.layers.create(owner)?,
+        };
+        let view = pass("exec.leased").and_then(|()| self.view(job, &staged, &layer, (owner, id), is_plain));
         match view.and_then(|view| pass("exec.mounted").map(|()| view)) {
             Ok(view) => {
                 result.timeline.input_fetch_completed = Some(now());
@@ -187,13 +208,15 @@ impl Sandboxed {
         job: &Job,
         staged: &StagedRoot,
         layer: &Layer,
-        owner: Option<Owner>,
-        id: u32,
+        (owner, id): (Option<Owner>, u32),
+        is_plain: bool,
     ) -> Result<RootView, Verdict> {
         let paths = job.command.outputs.iter().filter_map(|output| output.path.as_ref());
-        staged.view_after(self.pool.runtime(), id, layer, |lower| {
-            Ok(prepare_parents(layer.upper(), Some(lower), paths, owner)?)
-        })
+        let prepare = |lower: BorrowedFd<'_>| Ok(prepare_parents(layer.upper(), Some(lower), paths, owner)?);
+        match is_plain {
+            true => staged.plain_view_after(id, layer, prepare),
+            false => staged.view_after(self.pool.runtime(), id, layer, prepare),
+        }
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch, result: &mut ActionResult) -> Verdict {
@@ -212,7 +235,7 @@ impl Sandboxed {
         watch.started(&result.timeline);
         let _ = failpoint::hit("exec.started");
         result.timeline.execution_start = Some(now());
-        let outcome = self.command(job, cancel, &mut ready, [&out, &err]);
+        let (outcome, too_much) = self.command(job, cancel, &mut ready, [&out, &err]);
         let _ = failpoint::hit("exec.quiet");
         explain(&outcome, &job.command, &err);
         result.timeline.execution_completed = Some(now());
@@ -229,19 +252,38 @@ impl Sandboxed {
             self.remove(layer, Some(view));
         }
         let _ = failpoint::hit("exec.released");
-        verdict::of(&outcome, result, printed.and(handed))
+        match (verdict::of(&outcome, result, printed.and(handed)), too_much) {
+            // It was killed as if it had been canceled.
+            (Verdict::Canceled, Some(too_much)) if !cancel.is_canceled() => {
+                Verdict::FailedPrecondition(too_much.to_string())
+            }
+            (verdict, _) => verdict,
+        }
     }
 
-    fn command(&self, job: &Job, cancel: &Cancel, ready: &mut Ready, [out, err]: [&Spool; 2]) -> Outcome {
+    fn command(
+        &self,
+        job: &Job,
+        cancel: &Cancel,
+        ready: &mut Ready,
+        [out, err]: [&Spool; 2],
+    ) -> (Outcome, Option<TooMuch>) {
         let directory = match &job.command.working_directory {
             None => WORK.to_owned(),
             Some(path) => format!("{WORK}/{}", path.as_path().display()),
         };
         let strings = strings(&job.command, directory);
         let Ok((arguments, variables, directory)) = strings else {
-            return Outcome::lost("the command has a NUL byte");
+            return (never_began("the command has a NUL byte".to_owned()), None);
         };
-        if let Some(killer) = ready.lease.killer() {
+        let killer = ready.lease.killer();
+        let stop = killer.clone();
+        let watched = self.lookout.watch(out, err, move || stop.iter().for_each(Killer::kill));
+        let watched = match watched {
+            Ok(watched) => watched,
+            Err(error) => return (never_began(format!("cannot watch what is printed: {error}")), None),
+        };
+        if let Some(killer) = killer {
             cancel.arm(move || {
                 killer.kill();
                 let _ = failpoint::hit("exec.killing");
@@ -262,7 +304,7 @@ impl Sandboxed {
             fail_at: 0,
         });
         cancel.disarm();
-        outcome
+        (outcome, watched.over())
     }
 
     /// What was printed, whatever ended the command: only when all is quiet can it no longer change.
@@ -293,11 +335,17 @@ impl Sandboxed {
         if !outcome.quiet || matches!(outcome.end, End::Refused { .. } | End::NotStarted { .. }) {
             return Ok(());
         }
+        let staged = StagedInputs(&ready.staged);
+        // Where nothing is below the layer, all that the action left is in it.
+        let (merged, inputs): (_, &dyn Inputs) = match ready.view.is_plain {
+            true => (None, &NoInputs),
+            false => (Some(ready.view.mount.as_fd()), &staged),
+        };
         let request = HandoffRequest {
             upper: ready.layer.upper(),
-            merged: Some(ready.view.mount.as_fd()),
+            merged,
             command: &job.command,
-            inputs: &StagedInputs(&ready.staged),
+            inputs,
             marks: marks(self.pool.runtime()),
             function: job.function,
             cas: &self.cas,
@@ -353,6 +401,11 @@ fn explain(outcome: &Outcome, command: &Command, err: &Spool) {
             format!("fulgurite: cannot execute {program:?}: {why}\n").as_bytes(),
         );
     }
+}
+
+/// The outcome of what was not even started: nothing runs.
+fn never_began(why: String) -> Outcome {
+    Outcome { quiet: true, ..Outcome::lost(why) }
 }
 
 /// The moment of now, as results have it.

@@ -1,5 +1,7 @@
 //! Bounds on what is reported about outputs. The bounds on trees are `stage::limits`.
 
+use std::time::Duration;
+
 /// Undeclared paths that are listed: enough to see what an action does, not to store it.
 pub const UNDECLARED_SHOWN_MAX: usize = 1000;
 
@@ -55,8 +57,12 @@ pub const SYMLINKS_MAX: usize = 40;
 /// Bytes of a stream that are kept: what a person may want to read, and a client to download.
 pub const SPOOL_BYTES_MAX: u64 = 64 << 20;
 
-/// Disk that a stream may take before its action is to be killed.
-pub const SPOOL_DISK_BYTES_MAX: u64 = 4 << 30;
+/// A stream may take this many times what is kept of it before its action is killed, 4 GiB as a rule: nobody prints so
+/// much on purpose, and a disk of usual size has that much room.
+pub const SPOOL_DISK_FACTOR: u64 = 64;
+
+/// How often that is looked at while actions run: in the time between, the fastest disk takes as much as that again.
+pub const SPOOL_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Empty spools kept for the next actions: two for each of as many actions as a large host runs at once. Each costs a
 /// descriptor.

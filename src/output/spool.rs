@@ -10,8 +10,8 @@
 //! action), and what was said is there however the action ended.
 //!
 //! How it is bounded: RLIMIT_FSIZE would bound outputs as well, so the file is cut after quiet: its beginning is kept,
-//! and a note says how many bytes went. Until then nobody stops an action that fills the disk, here or in its layer,
-//! but its timeout: [`Spool::is_beyond_reason`] would tell, and the executor does not ask yet.
+//! and a note says how many bytes went. Until then [`super::lookout`] looks at its size, and has an action killed that
+//! prints without end. Nobody stops one that fills the disk in its layer but its timeout.
 //!
 //! Invariants: each action gets an open file description of its own, which is closed before the file is used again, and
 //! a read lease proves that nobody else kept it; names exist only for the moment of the handoff, and what a killed
@@ -26,7 +26,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::handoff::{HandoffError, count};
-use super::limits::{SPOOL_BYTES_MAX, SPOOL_DISK_BYTES_MAX, SPOOLS_KEPT_MAX};
+use super::limits::{SPOOL_BYTES_MAX, SPOOL_DISK_FACTOR, SPOOLS_KEPT_MAX};
 use crate::action::{Digest, DigestFunction, Handoff};
 use crate::cas::{Adopted, Cas, Sealed};
 use crate::stage::Fault;
@@ -53,6 +53,14 @@ pub struct Spool {
     file: OwnedFd,
     /// The action's own description.
     writer: OwnedFd,
+    disk_bytes_max: u64,
+}
+
+/// A look at a stream while its action runs.
+#[derive(Debug)]
+pub struct Printing {
+    file: OwnedFd,
+    disk_bytes_max: u64,
 }
 
 /// What became of a stream.
@@ -103,7 +111,7 @@ impl Spools {
         };
         let writer = reopen(file.as_fd(), OFlags::WRONLY | OFlags::APPEND)
             .map_err(|why| HandoffError::io("open", "a spool", why))?;
-        Ok(Spool { file, writer })
+        Ok(Spool { file, writer, disk_bytes_max: self.bytes_max.saturating_mul(SPOOL_DISK_FACTOR) })
     }
 
     /// Takes what was said into the store. Call it after quiet, whatever ended the action.
@@ -112,7 +120,7 @@ impl Spools {
     /// [`HandoffError::Io`], [`HandoffError::Cas`].
     pub fn finish(&self, spool: Spool, cas: &Cas, function: DigestFunction) -> Result<Spooled, HandoffError> {
         let fault = |tried| move |why| HandoffError::io(tried, "a spool", why);
-        let Spool { file, writer } = spool;
+        let Spool { file, writer, .. } = spool;
         let size = size_of(file.as_fd()).map_err(fault("inspect"))?;
         if size == 0 {
             drop(writer);
@@ -133,7 +141,7 @@ impl Spools {
 
     /// Forgets a spool and what was said to it.
     pub fn discard(&self, spool: Spool) {
-        let Spool { file, writer } = spool;
+        let Spool { file, writer, .. } = spool;
         drop(writer);
         self.keep(file);
     }
@@ -213,11 +221,12 @@ impl Spool {
         self.writer.as_fd()
     }
 
-    /// True if the stream takes so much room on the disk that the action should be killed for it.
-    #[must_use]
-    pub fn is_beyond_reason(&self) -> bool {
-        rustix::fs::fstat(&self.file)
-            .is_ok_and(|stat| stat.st_blocks.unsigned_abs().saturating_mul(512) > SPOOL_DISK_BYTES_MAX)
+    /// For a look at it from another thread. Drop it before the spool is finished.
+    ///
+    /// # Errors
+    /// When no more descriptors can be had.
+    pub fn printing(&self) -> std::io::Result<Printing> {
+        Ok(Printing { file: self.file.try_clone()?, disk_bytes_max: self.disk_bytes_max })
     }
 
     /// What was said so far: for excerpts in messages, from the beginning.
@@ -229,6 +238,21 @@ impl Spool {
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut bytes[..], 0));
         bytes.truncate(read.map_err(|why| Fault::new("read", "a spool", why))?);
         Ok(bytes)
+    }
+}
+
+impl Printing {
+    /// True if the stream takes so much room on the disk that the action should be killed for it.
+    #[must_use]
+    pub fn is_beyond_reason(&self) -> bool {
+        rustix::fs::fstat(&self.file)
+            .is_ok_and(|stat| stat.st_blocks.unsigned_abs().saturating_mul(512) > self.disk_bytes_max)
+    }
+
+    /// What it may take.
+    #[must_use]
+    pub fn disk_bytes_max(&self) -> u64 {
+        self.disk_bytes_max
     }
 }
 
@@ -263,6 +287,17 @@ mod tests {
         std::fs::create_dir(temp.path().join("spools")).unwrap();
         let spools = Spools::new(open(&temp.path().join("spools"))).unwrap();
         (temp, cas, spools)
+    }
+
+    #[test]
+    fn what_takes_far_more_room_than_is_kept_is_beyond_reason() {
+        let (_temp, _cas, spools) = scene();
+        let spool = spools.keeping(4096).take().unwrap();
+        let printing = spool.printing().unwrap();
+        write_all(spool.writer(), &vec![b'x'; 64 << 12]).unwrap();
+        assert!(!printing.is_beyond_reason());
+        write_all(spool.writer(), &[b'x'; 8192]).unwrap();
+        assert!(printing.is_beyond_reason());
     }
 
     fn inode(spool: &Spool) -> u64 {
@@ -313,7 +348,7 @@ mod tests {
         // A hole of a terabyte costs neither disk nor time.
         let spool = spools.take().unwrap();
         rustix::fs::ftruncate(spool.writer(), 1 << 40).unwrap();
-        assert!(!spool.is_beyond_reason());
+        assert!(!spool.printing().unwrap().is_beyond_reason());
         assert_eq!(spools.finish(spool, &cas, SHA).unwrap().cut_bytes, (1 << 40) - 4);
     }
 

@@ -4,6 +4,7 @@ use super::limits::INLINE_READ_BYTES;
 use crate::action::Digest;
 use crate::cas::{Blob, BlobWriter, Cas, CasError};
 use crate::remote::Elsewhere;
+use crate::stage::root::{LowPriority, priority};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -97,7 +98,7 @@ impl Disk {
         Disk { permits: Arc::new(Semaphore::new(operations_max)) }
     }
 
-    /// Runs it there.
+    /// Runs it there. Who has much to do gives way to who has little, which is done on the thread of its call.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -105,6 +106,7 @@ impl Disk {
         let permit = self.permits.clone().acquire_owned().await;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
+            let _low = LowPriority::enter(priority::TRANSFER);
             work()
         });
         done.await.map_err(|error| Status::internal(format!("cannot use the disk: {error}")))

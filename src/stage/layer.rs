@@ -4,7 +4,7 @@
 //!   place                                 0700, ours, no symlink; one per user and filesystem (see `Places`)
 //!     layer-<pid>-<starttime>-<n>/        0700; locked (flock) as long as its process lives
 //!       upper/                            0755, the action's user
-//!       work/                             for the kernel
+//!       work/                             for the kernel, if there is an overlay
 //!     kept-<pid>-<starttime>-<n>/         the same after `keep`: nobody removes it but its user
 //! ```
 //!
@@ -66,11 +66,30 @@ impl LayerHome {
     /// # Errors
     /// [`StageError`]: what the kernel refused.
     pub fn create(&self, owner: Option<Owner>) -> Result<Layer, StageError> {
+        self.make(owner, true)
+    }
+
+    /// As [`LayerHome::create`], for a layer that is mounted alone and has no need of `work`.
+    ///
+    /// # Errors
+    /// As [`LayerHome::create`].
+    pub fn create_plain(&self, owner: Option<Owner>) -> Result<Layer, StageError> {
+        self.make(owner, false)
+    }
+
+    /// Whether programs can be executed where the layers are.
+    #[must_use]
+    pub fn has_programs(&self) -> bool {
+        let seen = rustix::fs::fstatvfs(&self.place.dir);
+        seen.is_ok_and(|seen| !seen.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+    }
+
+    fn make(&self, owner: Option<Owner>, with_work: bool) -> Result<Layer, StageError> {
         let place = &self.place;
         for _ in 0..NAME_TRIES_MAX {
             let name = self.me.layer_name(NEXT.fetch_add(1, Ordering::Relaxed));
             match rustix::fs::mkdirat(&place.dir, &name, Mode::RWXU) {
-                Ok(()) => return Layer::fill(place.clone(), name, owner),
+                Ok(()) => return Layer::fill(place.clone(), name, owner, with_work),
                 Err(Errno::EXIST) => {}
                 Err(why) => return Err(Fault::new("create a layer in", &place.path, why).into()),
             }
@@ -100,12 +119,19 @@ impl Layer {
         LayerHome::choose(places, destination)?.create(owner)
     }
 
-    fn fill(place: Arc<Place>, name: CString, owner: Option<Owner>) -> Result<Self, StageError> {
+    fn fill(
+        place: Arc<Place>,
+        name: CString,
+        owner: Option<Owner>,
+        with_work: bool,
+    ) -> Result<Self, StageError> {
         let path = place.path.join(OsStr::from_bytes(name.to_bytes()));
         let made = || -> Result<(OwnedFd, OwnedFd), Errno> {
             let dir = beneath::open_dir(place.dir.as_fd(), &name)?;
             rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-            rustix::fs::mkdirat(&dir, c"work", Mode::RWXU)?;
+            if with_work {
+                rustix::fs::mkdirat(&dir, c"work", Mode::RWXU)?;
+            }
             let upper = make_directory(dir.as_fd(), c"upper", owner)?;
             Ok((dir, upper))
         };
@@ -160,11 +186,12 @@ impl Layer {
     fn remove_empty(&self) -> Option<Removed> {
         let remove = |name: &CStr| rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR);
         remove(c"upper").ok()?;
-        match remove(c"work/work") {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(_) => return None,
+        for work in [c"work/work", c"work"] {
+            match remove(work) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(_) => return None,
+            }
         }
-        remove(c"work").ok()?;
         rustix::fs::unlinkat(&self.place.dir, &self.name, AtFlags::REMOVEDIR).ok()?;
         Some(Removed { entries: 4 })
     }

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use tonic::Code;
 
-pub const ALONE: &[Alone] = &[("disk::x20_a_full_disk", full)];
+pub const ALONE: &[Alone] =
+    &[("disk::x20_a_full_disk", full), ("disk::x20_killed_while_it_is_full", killed_while_full)];
 
 /// An ext4 image of our own, mounted.
 struct Disk {
@@ -140,5 +141,55 @@ fn full() {
     drop(client);
     daemon.end(&home);
     home.check_blobs();
+    drop(home);
+}
+
+/// Whatever a kill leaves of databases that could not be written, the next start takes it: on the full disk it may be
+/// refused, in words, and with room it never is.
+fn killed_while_full() {
+    let Some(disk) = Disk::new("96M") else {
+        return crate::skip("disk::killed_while_full", "no image can be made or mounted");
+    };
+    let home = Home::within(&disk.path("mounted"));
+    for round in 0..8u32 {
+        let daemon = home.start(&["--store-size-bytes-max", "1GiB"]);
+        let client = daemon.client();
+        let known = Order::sh("echo kept");
+        client.succeed(&known);
+        disk.fill();
+        for number in 0..4 + round {
+            // Results that wait for a commit that has no room, and blobs for a checkpoint.
+            let order = Order::sh(&format!("echo {round} {number}"));
+            if client.try_upload(&order.blobs()).is_ok()
+                && let Ok(running) = client.try_execute(&named(order.blobs().last().unwrap()), false)
+            {
+                let _ = running.response();
+            }
+        }
+        // Some rounds give the threads that write time to meet the full disk; which is not waited for.
+        if round % 2 == 0 {
+            let waits = Order::sh("/bin/sleep 1");
+            if client.try_upload(&waits.blobs()).is_ok()
+                && let Ok(running) = client.try_execute(&named(waits.blobs().last().unwrap()), false)
+            {
+                let _ = running.response();
+            }
+        }
+        drop(client);
+        daemon.kill();
+        match home.try_start(&["--store-size-bytes-max", "1GiB"], &[]) {
+            Ok(daemon) => daemon.kill(),
+            Err(status) => {
+                assert!(status.code().is_some(), "it did not end by itself: {status:?}: {}", home.said())
+            }
+        }
+        disk.free();
+        let daemon = home.start(&["--store-size-bytes-max", "1GiB"]);
+        let client = daemon.client();
+        client.succeed(&Order::sh("echo works"));
+        drop(client);
+        daemon.end(&home);
+        home.check_blobs();
+    }
     drop(home);
 }

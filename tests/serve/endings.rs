@@ -16,6 +16,7 @@ pub const SHARED: &[Shared] = &[
     ("endings::o12_half_an_output_set", half),
     ("endings::o09_children_that_hold_the_streams", children),
     ("endings::r09_too_much_is_printed", floods),
+    ("endings::r09_what_prints_without_end_is_killed", prints_without_end),
 ];
 
 /// Leaves behind what does not want to die: one that ignores signals, one of another session, one that is stopped.
@@ -145,4 +146,22 @@ fn floods(client: &Client, _: &Home) {
         format!("\n[fulgurite: {} more bytes were printed and are not kept]\n", 1_000_000 - (64 << 10))
     );
     assert_eq!(client.read(result.stderr_digest.as_ref().unwrap()), b"\x1b[31m\0");
+}
+
+fn prints_without_end(client: &Client, _: &Home) {
+    for (to, stream) in [("", "standard output"), (" >&2", "standard error")] {
+        let order = Order::sh(&format!("(trap '' TERM; yes{to}) & yes{to}"));
+        let action = order.upload(client);
+        let response = client.execute(&action).response();
+        assert_eq!(pids_with(order.word()), Vec::<u32>::new(), "processes outlive their action");
+        let status = response.status.clone().unwrap_or_default();
+        assert_eq!(code(Some(&status)), Code::FailedPrecondition, "{response:?}");
+        assert!(status.message.contains("printed more than 4194304 bytes"), "{}", status.message);
+        assert!(status.message.ends_with(stream), "{}", status.message);
+        let result = response.result.expect("what was printed is lost");
+        assert_eq!(result.exit_code, 137);
+        let kept = if to.is_empty() { client.stdout(&result) } else { client.stderr(&result) };
+        assert!(kept.starts_with("y\ny\n") && kept.contains("are not kept]"), "{} bytes", kept.len());
+        assert_eq!(client.cached(&action), None);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::daemon::{Home, PATIENCE};
 use fulgurite_sandbox::testing::settles;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -102,6 +102,54 @@ fn failures_publish_nothing_and_are_told() {
     daemon.end(&scene.home);
 }
 
+/// The inodes of all blobs of a store.
+fn blob_inodes(home: &Home) -> Vec<u64> {
+    let mut inodes = Vec::new();
+    let shards = std::fs::read_dir(home.state().join("store/objects/sha256")).unwrap();
+    for blob in shards.flat_map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap()) {
+        inodes.push(blob.unwrap().metadata().unwrap().ino());
+    }
+    inodes
+}
+
+fn outputs_come_from_the_store_as_configured() {
+    let script = "echo one > out; echo two > tool; chmod +x tool; mkdir d; echo three > d/f";
+    let options = ["--output", "out", "--output", "tool", "--output", "d/"];
+    for (way, shares) in [("hardlink", true), ("copy", false), ("auto", false)] {
+        let scene = Scene::new();
+        let daemon = scene.home.start(&["--set", &format!("execution.handoff={way}")]);
+        // The second result comes out of the cache.
+        for _ in 0..2 {
+            let ran = scene.run(&options, script);
+            assert!(ran.status.success(), "{way}: {}", text(&ran.stderr));
+            let blobs = blob_inodes(&scene.home);
+            let look = |name: &str| {
+                let stat = std::fs::metadata(scene.tree.join(name)).unwrap();
+                (stat.permissions().mode() & 0o777, blobs.contains(&stat.ino()))
+            };
+            let plain = if shares { (0o444, true) } else { (0o644, false) };
+            assert_eq!([look("out"), look("d/f"), look("tool")], [plain, plain, (0o755, false)], "{way}");
+            assert_eq!(scene.read("d/f").unwrap(), "three\n");
+        }
+        // Also replacing a link of it leaves a blob as it is.
+        assert!(scene.run(&["--output", "out"], "echo four > out").status.success());
+        daemon.end(&scene.home);
+        scene.home.check_blobs();
+    }
+    let scene = Scene::new();
+    let daemon = scene.home.start(&["--set", "execution.handoff=reflink"]);
+    let ran = scene.run(&options, script);
+    match ran.status.success() {
+        true => crate::skip("local::handoff", "this filesystem has reflinks"),
+        false => {
+            let why = text(&ran.stderr);
+            assert!(why.contains("execution.handoff demands reflink") && why.contains("\"auto\""), "{why}");
+            assert!(scene.read("out").is_none(), "something was published");
+        }
+    }
+    daemon.end(&scene.home);
+}
+
 fn who_leaves_cancels_the_run() {
     let scene = Scene::new();
     let daemon = scene.home.start(&[]);
@@ -151,6 +199,7 @@ fn rewrap_takes_the_flags_of_rewrapper() {
 pub const ALONE: &[crate::Alone] = &[
     ("local::outputs_are_published_and_cached", outputs_are_published_and_cached),
     ("local::failures_publish_nothing_and_are_told", failures_publish_nothing_and_are_told),
+    ("local::outputs_come_from_the_store_as_configured", outputs_come_from_the_store_as_configured),
     ("local::who_leaves_cancels_the_run", who_leaves_cancels_the_run),
     ("local::rewrap_takes_the_flags_of_rewrapper", rewrap_takes_the_flags_of_rewrapper),
 ];

@@ -15,6 +15,7 @@ mod draining;
 mod endings;
 mod evictions;
 mod local;
+mod many;
 mod merging;
 mod observing;
 mod outputs;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         evictions::ALONE,
         disk::ALONE,
         local::ALONE,
+        many::ALONE,
         workers::ALONE,
         workers_many::ALONE,
         deaths(),

@@ -4,9 +4,13 @@ mod adopting;
 mod basics;
 mod damage;
 mod eviction;
+mod filesystems;
 mod full;
 mod kills;
+mod lost;
 mod model;
+mod power;
+mod scrubbing;
 mod sizes;
 mod stress;
 

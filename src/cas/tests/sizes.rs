@@ -1,7 +1,7 @@
 //! S17: a store of a million blobs opens in no time; and what the usual calls cost. Heavy, so ignored by default.
 
 use super::*;
-use crate::cas::index::{Change, Index, Row};
+use crate::cas::index::{Change, Index, Opened, Row};
 use crate::cas::key::Key;
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ fn a_million_blobs_open_at_once() {
     scene.size_bytes_max = u64::MAX;
     scene.open().close();
     let started = Instant::now();
-    let (index, totals) = Index::open(&scene.path().join("index")).unwrap();
+    let Opened { index, totals, .. } = Index::open(&scene.path().join("index")).unwrap();
     for part in 0..10 {
         let numbers = part * MILLION / 10..(part + 1) * MILLION / 10;
         let mut changes: Vec<Change> = numbers.map(|number| row_of(number).1).collect();

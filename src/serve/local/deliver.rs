@@ -1,11 +1,12 @@
 //! From a result to the tree: outputs are laid out from the store beside the tree, then published by renames.
 //!
 //! ```text
-//!   result ─► layer on the tree's filesystem: reflink, else copy ─► Collected ─► commit::publish
+//!   result ─► layer on the tree's filesystem: by `execution.handoff` ─► Collected ─► commit::publish
 //! ```
 //! Invariants: only outputs that were declared are laid out, whoever made the result; a tree is checked as it is
 //! decoded, so that no name in it leads elsewhere; nothing is visible before all of it is laid out.
-//! Limits: an executable bit is kept, other permissions are 0644 and 0755.
+//! Limits: an executable bit is kept, other permissions are 0644 and 0755; a file that is a hard link of a blob stays
+//! the daemon's, with mode 0444, and an executable is never one.
 
 use super::decode_result;
 use super::request::Asked;
@@ -36,6 +37,8 @@ pub(super) struct Delivery<'a> {
     pub(super) asked: &'a Asked,
     pub(super) command: &'a Command,
     pub(super) durability: Durability,
+    /// How a file comes from the store into the tree.
+    pub(super) handoff: HandoffWay,
 }
 
 /// Outputs that lie beside the tree and need only a claim.
@@ -78,6 +81,7 @@ struct Laid {
     files: u64,
     bytes: u64,
     bytes_copied: u64,
+    hardlinked: u64,
     directories: usize,
 }
 
@@ -284,7 +288,18 @@ impl Delivery<'_> {
         executable: bool,
         owner: Option<Owner>,
     ) -> Result<Placed, Status> {
-        let failed = |error: crate::output::HandoffError| Status::unavailable(error.to_string());
+        // One inode has one mode.
+        let way = match self.handoff {
+            HandoffWay::Hardlink if executable => HandoffWay::Auto,
+            way => way,
+        };
+        let failed = |error: crate::output::HandoffError| match way {
+            HandoffWay::Reflink | HandoffWay::Hardlink => Status::failed_precondition(format!(
+                "{error} (hint: execution.handoff demands {way}, which needs the store and the tree on one \
+                 filesystem that has them; \"auto\" does without)"
+            )),
+            _ => Status::unavailable(error.to_string()),
+        };
         let placed = if digest.is_empty() {
             let mode = Mode::from_raw_mode(if executable { 0o755 } else { 0o644 });
             let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL | rustix::fs::OFlags::WRONLY;
@@ -293,9 +308,11 @@ impl Delivery<'_> {
             made.map_err(io(format!("lay out {name:?}")))?;
             Placed::Copied(0)
         } else {
-            place(self.cas, digest, (dir.as_fd(), name), executable, HandoffWay::Auto).map_err(failed)?
+            place(self.cas, digest, (dir.as_fd(), name), executable, way).map_err(failed)?
         };
-        own(dir, name, owner).map_err(io(format!("lay out {name:?}")))?;
+        if placed != Placed::Hardlinked {
+            own(dir, name, owner).map_err(io(format!("lay out {name:?}")))?;
+        }
         Ok(placed)
     }
 
@@ -307,7 +324,7 @@ impl Delivery<'_> {
         directory: &reapi::OutputDirectory,
         owner: Option<Owner>,
     ) -> Result<(), Status> {
-        let before = laid.bytes;
+        let before = (laid.bytes, laid.bytes_copied, laid.hardlinked);
         let source = Source::of(self, directory)?;
         let (dir, name) = parent(upper, path, owner)?;
         let top = make(&dir, &name, owner).map_err(io(format!("lay out {path}")))?;
@@ -332,8 +349,13 @@ impl Delivery<'_> {
             }
         }
         laid.outputs.push(CollectedOutput { path: path.clone(), kind: OutputKind::Directory });
-        let size = laid.bytes - before;
-        laid.tell(path, size, if laid.bytes_copied > 0 { v1::Handoff::Copy } else { v1::Handoff::Reflink });
+        // The costliest that occurred.
+        let how = match (laid.bytes_copied - before.1, laid.hardlinked - before.2) {
+            (0, 0) => v1::Handoff::Reflink,
+            (0, _) => v1::Handoff::Hardlink,
+            _ => v1::Handoff::Copy,
+        };
+        laid.tell(path, laid.bytes - before.0, how);
         Ok(())
     }
 }
@@ -401,6 +423,7 @@ impl Laid {
         self.files += 1;
         self.bytes += size_bytes;
         self.bytes_copied += placed.bytes_copied();
+        self.hardlinked += u64::from(placed == Placed::Hardlinked);
     }
 
     fn tell(&mut self, path: &ExecPath, size_bytes: u64, handoff: v1::Handoff) {

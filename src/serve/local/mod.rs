@@ -34,6 +34,7 @@ use crate::cas::{Cas, Pin};
 use crate::commit::Durability;
 use crate::exec::executor::{Cancel, Job};
 use crate::observe;
+use crate::output::HandoffWay;
 use crate::sched::{OperationId, Submission};
 use crate::stage::Places;
 use crate::stage::limits::TreeLimits;
@@ -61,6 +62,8 @@ pub struct LocalOptions {
     pub places: Places,
     /// What published outputs survive.
     pub durability: Durability,
+    /// How outputs come from the store into trees.
+    pub handoff: HandoffWay,
 }
 
 /// The same, running.
@@ -70,6 +73,7 @@ pub(super) struct LocalDoor {
     cas: Cas,
     places: Places,
     durability: Durability,
+    handoff: HandoffWay,
     memory: DigestMemory,
 }
 
@@ -78,8 +82,8 @@ impl LocalDoor {
     pub(super) fn new(options: LocalOptions, context_instance: Option<Arc<Instance>>) -> Option<LocalDoor> {
         let instance = context_instance.filter(|instance| instance.execution)?;
         let memory = DigestMemory::new(FILES_REMEMBERED_MAX);
-        let LocalOptions { cas, places, durability, .. } = options;
-        Some(LocalDoor { instance, cas, places, durability, memory })
+        let LocalOptions { cas, places, durability, handoff, .. } = options;
+        Some(LocalDoor { instance, cas, places, durability, handoff, memory })
     }
 }
 
@@ -198,6 +202,7 @@ impl LocalService {
                 asked: &asked,
                 command: &prepared.command,
                 durability: door.durability,
+                handoff: door.handoff,
             };
             delivery.deliver(&prepared.root, &done)
         };

@@ -14,6 +14,7 @@ use crate::action::{ActionResult, ActionSpec, Command, Digest, Outputs, encode};
 use crate::cas::Cas;
 use crate::commit::{Durability, Prepared, PublishError, PublishOptions, Published};
 use crate::failure::Failure;
+use crate::output::HandoffWay;
 use crate::remote::daemon::{DaemonRun, request};
 use crate::serve::limits::FILES_REMEMBERED_MAX;
 use crate::stage::Places;
@@ -101,6 +102,7 @@ impl OwnAction {
             asked: &self.asked,
             command: &self.action.command,
             durability: self.durability,
+            handoff: HandoffWay::Auto,
         }
     }
 

@@ -94,6 +94,126 @@ async fn g15_continuations_without_end_end_the_connection() {
     scene.end().await;
 }
 
+/// Streams that the server resets for the peer's faults ("MadeYouReset"): each is a call that it may have begun.
+#[tokio::test]
+async fn g15_resets_that_the_server_is_made_to_send_end_the_connection() {
+    let scene = Scene::new().await;
+    // Each fault in a stream that was opened for it: no increment of its window, a message longer than was said,
+    // a stream that depends on itself.
+    let faults: [fn(u32) -> Vec<u8>; 3] = [
+        |stream| frame(8, 0, stream, &0u32.to_be_bytes()),
+        |stream| frame(8, 0, stream, &0x7fff_ffffu32.to_be_bytes()),
+        |stream| frame(2, 0, stream, &[&stream.to_be_bytes()[..], &[0]].concat()),
+    ];
+    for fault in faults {
+        flood(&scene, |round| {
+            let stream = 2 * round + 1;
+            let mut frames = frame(1, 4, stream, &headers());
+            frames.extend(fault(stream));
+            frames
+        })
+        .await;
+        assert!(is_well(&scene).await);
+    }
+    scene.end().await;
+}
+
+/// Settings, pings and their answers: who reads the answers is served, frame for frame, with nothing kept; who does not
+/// is not read from any more.
+#[tokio::test]
+async fn g15_settings_and_pings_without_end_are_kept_nowhere() {
+    const ROUNDS: usize = 20_000;
+    let scene = Scene::new().await;
+    let setting = frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]);
+    for (kind, asked) in [(4, setting), (6, frame(6, 0, 0, &[7; 8]))] {
+        let mut hello = PREFACE.to_vec();
+        hello.extend(frame(4, 0, 0, &[]));
+        let (mut reader, mut writer) = raw(&scene).await.into_split();
+        writer.write_all(&hello).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let mut answers = 0;
+            let mut head = [0; 9];
+            while answers < ROUNDS && reader.read_exact(&mut head).await.is_ok() {
+                let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+                let mut payload = vec![0; length];
+                reader.read_exact(&mut payload).await.unwrap();
+                answers += usize::from(head[3] == kind && head[4] & 1 == 1);
+            }
+            answers
+        });
+        for _ in 0..ROUNDS {
+            if writer.write_all(&asked).await.is_err() {
+                break;
+            }
+        }
+        drop(writer);
+        assert!(reading.await.unwrap() > 0, "nothing is answered");
+        assert!(is_well(&scene).await);
+        // Nobody reads: what the server takes is bounded by what it can answer.
+        let (unread, mut writer) = raw(&scene).await.into_split();
+        writer.write_all(&hello).await.unwrap();
+        let mut taken = 0;
+        let many = asked.repeat(1000);
+        // It says nothing more; that is what is waited for.
+        while let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(2), writer.write_all(&many)).await {
+            taken += many.len();
+            assert!(taken < 64 << 20, "it takes {taken} bytes and answers nobody");
+        }
+        drop(unread);
+        assert!(is_well(&scene).await);
+    }
+    scene.end().await;
+}
+
+/// A window of nothing: answers that nobody takes hold their calls, which are bounded, and nobody else's.
+#[tokio::test]
+async fn g15_who_opens_no_window_stalls_alone() {
+    let scene = Scene::new().await;
+    let digest = scene.cas.put_bytes(SHA, &vec![7; 4 << 20]).unwrap();
+    let mut hello = PREFACE.to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE is zero.
+    hello.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    let (mut reader, mut writer) = raw(&scene).await.into_split();
+    writer.write_all(&hello).await.unwrap();
+    let name = format!("blobs/{}/{}", digest.hex(), digest.size_bytes);
+    let mut message = vec![0, 0, 0, 0, u8::try_from(name.len() + 2).unwrap(), 0x0a];
+    message.push(u8::try_from(name.len()).unwrap());
+    message.extend(name.bytes());
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [
+        (":path", "/google.bytestream.ByteStream/Read"),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        block.push(0x00);
+        block.push(u8::try_from(name.len()).unwrap());
+        block.extend(name.bytes());
+        block.push(u8::try_from(value.len()).unwrap());
+        block.extend(value.bytes());
+    }
+    for call in 0..200u32 {
+        let mut frames = frame(1, 4, 2 * call + 1, &block);
+        frames.extend(frame(0, 1, 2 * call + 1, &message));
+        writer.write_all(&frames).await.unwrap();
+    }
+    // All of them have begun to answer: their headers need no window.
+    let mut begun = 0;
+    let mut head = [0; 9];
+    while begun < 200 {
+        reader.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut payload = vec![0; length];
+        reader.read_exact(&mut payload).await.unwrap();
+        assert!(head[3] != 0 || length == 0, "bytes that no window allows");
+        begun += usize::from(head[3] == 1);
+    }
+    assert!(is_well(&scene).await);
+    drop((reader, writer));
+    assert!(is_well(&scene).await);
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn g15_bytes_that_are_no_http2_end_the_connection() {
     let scene = Scene::new().await;

@@ -20,6 +20,10 @@ const AUTHORITY: &str = include_str!("pem/authority.pem");
 const SERVER: (&str, &str) = (include_str!("pem/server.pem"), include_str!("pem/server.key"));
 const CLIENT: (&str, &str) = (include_str!("pem/client.pem"), include_str!("pem/client.key"));
 const SECOND: (&str, &str) = (include_str!("pem/second.pem"), include_str!("pem/second.key"));
+/// A second authority, whose certificates `EXPIRED`, of a day in 2020, and `CURRENT` differ in nothing else.
+const ANOTHER: &str = include_str!("pem/another.pem");
+const EXPIRED: (&str, &str) = (include_str!("pem/expired.pem"), include_str!("pem/expired.key"));
+const CURRENT: (&str, &str) = (include_str!("pem/current.pem"), include_str!("pem/current.key"));
 const FOREIGN: (&str, &str) = (include_str!("pem/foreign.pem"), include_str!("pem/foreign.key"));
 
 /// A server by TCP, with instances `one` and `two/deep`.
@@ -157,6 +161,20 @@ async fn g17_certificates_open_what_they_are_for() {
     assert!(ask(server.tls(None), "one", None).await.is_err());
     assert!(ask(server.tls(Some(FOREIGN)), "one", None).await.is_err());
     assert!(ask(server.plain(), "one", None).await.is_err());
+    server.end().await;
+}
+
+#[tokio::test]
+async fn g17_a_certificate_that_has_expired_opens_nothing() {
+    let tls = TlsOptions {
+        certificate_pem: SERVER.0.to_owned(),
+        key_pem: SERVER.1.to_owned(),
+        client_authorities_pem: Some(format!("{AUTHORITY}{ANOTHER}")),
+    };
+    let server = Tcp::start(Some(tls), Access::default()).await;
+    assert_eq!(code(ask(server.tls(Some(CURRENT)), "one", None).await), Code::Ok);
+    assert!(ask(server.tls(Some(EXPIRED)), "one", None).await.is_err());
+    assert_eq!(code(ask(server.tls(Some(CLIENT)), "one", None).await), Code::Ok);
     server.end().await;
 }
 

@@ -60,5 +60,12 @@ pub const TREE_FILES_BYTES_MAX: u64 = 8 << 30;
 /// costs some 15 µs, an image with its superblock and its two mounts as much as eight of them.
 pub const MARKED_PATHS_MAX: u64 = 8;
 
+/// Bytes of all files of so small a root together up to which an action gets files of its own, with no overlay over
+/// them: copying that much costs 10 µs, an overlay and its end 150.
+pub const PLAIN_BYTES_MAX: u64 = 64 << 10;
+
 /// Paths of a root from which on it is staged with a low priority: some 300 µs of work.
 pub const POLITE_PATHS_MIN: u64 = 256;
+
+/// The same of a root whose top is known by its size alone: a Directory of some 200 files.
+pub const POLITE_BYTES_MIN: u64 = 16 << 10;

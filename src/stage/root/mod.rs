@@ -3,7 +3,7 @@
 //! ```text
 //!   (tenant, root) ─ warm? ─► StagedRoot                                         known: one look, nothing per file
 //!        └ no ─► closure: read, checked, counted, pinned ─► composefs: an image    new: no link and no copy per file
-//!                                                            (a tiny root: marks, made for each action)
+//!                                                            (a tiny root: marks or copies, made for each action)
 //!                                                          directory cache: a tree
 //!                                                          copy: nothing yet
 //!   StagedRoot + layer + the action's id ─► view: overlay(lower, its owner mapped; layer) ─► /work
@@ -21,7 +21,7 @@ mod composefs;
 mod error;
 pub mod limits;
 mod paths;
-mod priority;
+pub mod priority;
 mod staged;
 #[cfg(test)]
 mod tests;
@@ -30,6 +30,7 @@ mod trees;
 pub use closure::Size;
 pub use error::StageRootError;
 pub use limits::RootLimits;
+pub use priority::LowPriority;
 pub use staged::{Node, RootView, StagedRoot};
 
 use crate::action::Digest;
@@ -276,7 +277,7 @@ impl Stager {
             self.trim(&mut state);
             std::mem::take(&mut state.retired)
         };
-        let _low = (!retired.is_empty()).then(priority::LowPriority::enter);
+        let _low = (!retired.is_empty()).then(|| LowPriority::enter(priority::STAGING));
         retired.into_iter().filter_map(Arc::into_inner).map(Kept::destroy).fold(Ok(()), Result::and)
     }
 
@@ -302,12 +303,18 @@ impl Stager {
 
     fn make(&self, root: &Digest) -> Result<Kept, StageRootError> {
         let Inner { cas, options, dir, trees, .. } = &*self.inner;
+        // Before the first look at it, which is much of the work. One with many directories shows when it is read.
+        let low = || LowPriority::enter(priority::STAGING);
+        let _low = (root.size_bytes > limits::POLITE_BYTES_MIN).then(low);
         let closure = Closure::read(cas, root, &options.limits)?;
-        let _low = (closure.size.paths() > limits::POLITE_PATHS_MIN).then(priority::LowPriority::enter);
+        let _low = (closure.size.paths() > limits::POLITE_PATHS_MIN).then(low);
         let blobs = closure.blobs();
         let pin = cas.pin(&blobs).map_err(StageRootError::Missing)?;
         let lower = match (self.inner.way, trees) {
-            (Way::Composefs, _) if closure.size.paths() <= limits::MARKED_PATHS_MAX => Lower::Marks,
+            (Way::Composefs, _) if closure.size.paths() <= limits::MARKED_PATHS_MAX => {
+                let is_small = paths::file_bytes(&closure) <= limits::PLAIN_BYTES_MAX;
+                Lower::Marks { plain: is_small && options.way == WayChoice::Auto }
+            }
             (Way::Composefs, _) => Lower::image(composefs::mount(dir.as_fd(), &closure)?)?,
             (Way::DirectoryCache, Some(trees)) => {
                 let (root, name) = trees.build(cas, &closure)?;

@@ -119,6 +119,16 @@ pub fn expand(closure: &Closure) -> Vec<PathNode<'_>> {
     paths
 }
 
+/// The bytes of the files at all paths together. For closures of few paths.
+#[must_use]
+pub fn file_bytes(closure: &Closure) -> u64 {
+    let of = |node: &PathNode<'_>| match node.what {
+        What::File(file) => file.digest.size_bytes,
+        What::Directory(..) | What::Symlink(_) => 0,
+    };
+    expand(closure).iter().map(of).fold(0, u64::saturating_add)
+}
+
 fn children<'a>(
     directories: &'a HashMap<Digest, Arc<Directory>>,
     directory: &'a Directory,

@@ -69,6 +69,8 @@ pub struct RootView {
     /// What the overlay was made of. It holds what it needs; to unmount this takes the kernel a grace period, which
     /// nobody shall wait for before the action runs.
     _below: Option<OwnedFd>,
+    /// The inputs were put into the layer itself, and nothing is below it.
+    pub is_plain: bool,
     _kept: Arc<Kept>,
 }
 
@@ -90,8 +92,9 @@ pub(super) enum Lower {
     Image { mount: OwnedFd, root: OwnedFd },
     /// A tree of the directory cache.
     Tree { root: OwnedFd, name: CString, trees: Arc<TreeCache> },
-    /// Each action gets a tree of marks: so small a root is not worth an image.
-    Marks,
+    /// Each action gets a tree of marks: so small a root is not worth an image. `plain`: or files of its own, since
+    /// even an overlay costs more.
+    Marks { plain: bool },
     /// Each action gets a copy.
     None,
 }
@@ -129,7 +132,7 @@ impl Kept {
                 drop(root);
                 trees.remove(&name)
             }
-            Lower::Image { .. } | Lower::Marks | Lower::None => Ok(()),
+            Lower::Image { .. } | Lower::Marks { .. } | Lower::None => Ok(()),
         }
     }
 }
@@ -138,7 +141,7 @@ impl StagedRoot {
     pub(super) fn new(kept: Arc<Kept>, known: bool) -> Self {
         let size = kept.closure.size;
         let way = match kept.lower {
-            Lower::Image { .. } | Lower::Marks => Way::Composefs,
+            Lower::Image { .. } | Lower::Marks { .. } => Way::Composefs,
             Lower::Tree { .. } => Way::DirectoryCache,
             Lower::None => Way::Copy,
         };
@@ -184,7 +187,7 @@ impl StagedRoot {
     pub fn lower(&self) -> Option<BorrowedFd<'_>> {
         match &self.kept.lower {
             Lower::Image { root, .. } | Lower::Tree { root, .. } => Some(root.as_fd()),
-            Lower::Marks | Lower::None => None,
+            Lower::Marks { .. } | Lower::None => None,
         }
     }
 
@@ -210,11 +213,11 @@ impl StagedRoot {
     ) -> Result<RootView, E> {
         let lower = match &self.kept.lower {
             Lower::Image { root, .. } | Lower::Tree { root, .. } => same(root)?,
-            own @ (Lower::Marks | Lower::None) => {
+            own @ (Lower::Marks { .. } | Lower::None) => {
                 let owner = runtime.features().privileged.then_some(Owner { uid: action_id, gid: action_id });
                 let Kept { cas, closure, .. } = &*self.kept;
                 match own {
-                    Lower::Marks => trees::marks(layer.dir(), c"tree", cas, closure, owner)?,
+                    Lower::Marks { .. } => trees::marks(layer.dir(), c"tree", cas, closure, owner)?,
                     _ => trees::copy(layer.dir(), c"tree", cas, closure, owner)?,
                 }
             }
@@ -230,13 +233,7 @@ impl StagedRoot {
         layer: &Layer,
         lower: OwnedFd,
     ) -> Result<RootView, StageRootError> {
-        // The top of an overlay looks as the layer does, and that is as old as the action.
-        let looks = self.directory(self.root()).map(|top| (paths::directory_mode(top), paths::mtime(top)));
-        if let Some((mode, mtime)) = looks {
-            rustix::fs::fchmod(layer.upper(), Mode::from_raw_mode(mode.into()))
-                .and_then(|()| rustix::fs::futimens(layer.upper(), &trees::times(mtime)))
-                .map_err(StageRootError::io("prepare the layer"))?;
-        }
+        self.dress(layer)?;
         let work = layer::open_directory(layer.dir(), c"work")
             .map_err(StageRootError::io("open the layer's work directory"))?;
         let failed =
@@ -246,7 +243,7 @@ impl StagedRoot {
         let below = match &self.kept.lower {
             Lower::Image { mount, .. } => runtime.map_owner(mount.as_fd(), action_id)?,
             Lower::Tree { root, .. } => runtime.map_owner(root.as_fd(), action_id)?,
-            Lower::Marks | Lower::None => None,
+            Lower::Marks { .. } | Lower::None => None,
         };
         let mounted = match (&self.kept.lower, &below) {
             (Lower::Image { .. }, Some(mapped)) => {
@@ -257,13 +254,55 @@ impl StagedRoot {
                 layer::overlay_on_detached(&layers(mapped.as_fd()), layer.dir(), c"lower", features)
             }
             (Lower::Tree { root, .. }, None) => layer::overlay(&layers(root.as_fd()), features),
-            (Lower::Marks, _) => {
+            (Lower::Marks { .. }, _) => {
                 layer::overlay_over_data(&layers(lower.as_fd()), self.kept.cas.objects(), features)
             }
             (Lower::None, _) => layer::overlay(&layers(lower.as_fd()), features),
         };
         let mount = mounted.map_err(failed())?;
-        Ok(RootView { mount, lower, _below: below, _kept: self.kept.clone() })
+        Ok(RootView { mount, lower, _below: below, is_plain: false, _kept: self.kept.clone() })
+    }
+
+    /// Whether the root is so small that [`StagedRoot::plain_view_after`] is the cheapest view of it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        matches!(self.kept.lower, Lower::Marks { plain: true })
+    }
+
+    /// As [`StagedRoot::view_after`], without an overlay: the inputs are copied into the layer, and the layer itself
+    /// is what the action sees. Its outputs lie there among its inputs.
+    ///
+    /// # Errors
+    /// As [`StagedRoot::view_after`].
+    pub fn plain_view_after<E: From<StageRootError>>(
+        &self,
+        action_id: u32,
+        layer: &Layer,
+        prepare: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+    ) -> Result<RootView, E> {
+        let owner = Some(Owner { uid: action_id, gid: action_id });
+        let Kept { cas, closure, .. } = &*self.kept;
+        trees::copy_into(layer.upper(), cas, closure, owner)?;
+        prepare(layer.upper())?;
+        self.dress(layer)?;
+        let mount = layer::plain(layer.upper())
+            .map_err(StageRootError::io(format!("mount the layer in {}", layer.path().display())))?;
+        let lower = layer
+            .upper()
+            .try_clone_to_owned()
+            .map_err(StageRootError::file("open the layer once more".to_owned()))?;
+        Ok(RootView { mount, lower, _below: None, is_plain: true, _kept: self.kept.clone() })
+    }
+
+    /// The top of a view looks as the layer does, and that is as old as the action.
+    fn dress(&self, layer: &Layer) -> Result<(), StageRootError> {
+        let looks = self.directory(self.root()).map(|top| (paths::directory_mode(top), paths::mtime(top)));
+        if let Some((mode, mtime)) = looks {
+            rustix::fs::fchmod(layer.upper(), Mode::from_raw_mode(mode.into()))
+                .and_then(|()| rustix::fs::futimens(layer.upper(), &trees::times(mtime)))
+                .map_err(StageRootError::io("prepare the layer"))?;
+        }
+        Ok(())
     }
 }
 

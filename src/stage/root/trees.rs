@@ -7,7 +7,8 @@
 //! *directory cache*: a tree is made once and is the lower layer of every action with that root; what an action
 //! writes is copied up, so that no link is written through. Modes and times belong to an inode, and no inode of the
 //! store may be given any: so the links go to inodes of our own, which are not the store's, and which share its
-//! blocks where the filesystem can. *copy*: a tree of the action's own, in its layer, which it owns.
+//! blocks where the filesystem can. *copy*: a tree of the action's own, in its layer, which it owns. The same in the
+//! layer itself, with no overlay over it, is what tiny roots get.
 //!
 //! Invariants: what stands below `files` is whole (it gets its name when it is); trees do not outlive the daemon that
 //! made them: [`TreeCache::open`] removes what a killed one left. Limits: the same blob at two paths is one inode
@@ -15,6 +16,7 @@
 
 use super::closure::{Closure, is_empty_blob};
 use super::error::StageRootError;
+use super::limits::PLAIN_BYTES_MAX;
 use super::paths::{PathNode, What, expand};
 use crate::action::{Digest, Timestamp};
 use crate::cas::Cas;
@@ -44,6 +46,8 @@ pub struct TreeCache {
 enum Source<'a> {
     Links(&'a TreeCache),
     Copies(Option<Owner>),
+    /// Copies in a directory that nobody sees before all is there.
+    Unseen(Option<Owner>),
     Marks(Option<Owner>),
 }
 
@@ -52,7 +56,7 @@ impl Source<'_> {
     fn owner(&self) -> Option<Owner> {
         match self {
             Source::Links(_) => None,
-            Source::Copies(owner) | Source::Marks(owner) => *owner,
+            Source::Copies(owner) | Source::Unseen(owner) | Source::Marks(owner) => *owner,
         }
     }
 }
@@ -177,6 +181,19 @@ pub fn copy(
     build(dir, name, cas, closure, &Source::Copies(owner))
 }
 
+/// Makes the tree of a small closure in a directory that is there, and that nobody else sees yet.
+///
+/// # Errors
+/// [`StageRootError::Cas`], [`StageRootError::Io`].
+pub fn copy_into(
+    root: BorrowedFd<'_>,
+    cas: &Cas,
+    closure: &Closure,
+    owner: Option<Owner>,
+) -> Result<(), StageRootError> {
+    fill(root, cas, closure, &Source::Unseen(owner))
+}
+
 /// Makes a tree as `name` in `dir` whose files are empty and say where in the store their bytes are, as those of an
 /// image do: for roots so small that an image costs more.
 ///
@@ -207,9 +224,19 @@ fn build(
     closure: &Closure,
     source: &Source<'_>,
 ) -> Result<OwnedFd, StageRootError> {
-    let nodes = expand(closure);
     let made = rustix::fs::mkdirat(dir, name, Mode::RWXU).and_then(|()| beneath::open_dir(dir, name));
     let root = made.map_err(StageRootError::io("make a tree"))?;
+    fill(root.as_fd(), cas, closure, source)?;
+    Ok(root)
+}
+
+fn fill(
+    root: BorrowedFd<'_>,
+    cas: &Cas,
+    closure: &Closure,
+    source: &Source<'_>,
+) -> Result<(), StageRootError> {
+    let nodes = expand(closure);
     // By place in the list; only those of directories are filled.
     let mut paths: Vec<PathBuf> = vec![PathBuf::new(); nodes.len()];
     for (index, node) in nodes.iter().enumerate() {
@@ -218,18 +245,16 @@ fn build(
         let failed = |what: &str| StageRootError::io(format!("{what} {} of a tree", Shown(&path)));
         let opened = match index {
             0 => None,
-            _ => Some(
-                beneath::open_dir_at(root.as_fd(), &path, Way::Strict).map_err(failed("open directory"))?,
-            ),
+            _ => Some(beneath::open_dir_at(root, &path, Way::Strict).map_err(failed("open directory"))?),
         };
-        let here = opened.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+        let here = opened.as_ref().map_or(root, AsFd::as_fd);
         for child in &nodes[first as usize..(first + count) as usize] {
             place(cas, source, here, child, &path)?;
         }
         finish(here, node, source).map_err(failed("finish directory"))?;
         paths[index] = path;
     }
-    Ok(root)
+    Ok(())
 }
 
 fn place(
@@ -261,6 +286,7 @@ fn place(
             match source {
                 Source::Links(cache) => cache.link(cas, &file, dir, &name),
                 Source::Marks(owner) => mark(dir, &name, &file, *owner).map_err(failed("make file")),
+                Source::Unseen(owner) => small_file(dir, &name, cas, &file, *owner),
                 Source::Copies(owner) => {
                     let made = new_file(dir, cas, &file, *owner)?;
                     beneath::name_file(made.as_fd(), dir, name.as_c_str()).map_err(failed("make file"))
@@ -289,15 +315,42 @@ fn new_file(
             return Err(failed()(Errno::IO));
         }
     }
-    let finished = || -> Result<(), Errno> {
-        if let Some(owner) = owner {
-            rustix::fs::fchown(&made, owner.user(), owner.group())?;
-        }
-        rustix::fs::fchmod(&made, Mode::from_raw_mode(file.mode.into()))?;
-        rustix::fs::futimens(&made, &times(file.mtime))
-    };
-    finished().map_err(failed())?;
+    dress(&made, file, owner).map_err(failed())?;
     Ok(made)
+}
+
+/// A file with few bytes, which is seen before it has all.
+fn small_file(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    cas: &Cas,
+    file: &File<'_>,
+    owner: Option<Owner>,
+) -> Result<(), StageRootError> {
+    let bytes = match is_empty_blob(file.digest) {
+        true => Vec::new(),
+        false => cas.read(file.digest, PLAIN_BYTES_MAX)?,
+    };
+    let made = || -> Result<(), Errno> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&made, rest))?;
+            rest = &rest[written..];
+        }
+        dress(&made, file, owner)
+    };
+    made().map_err(StageRootError::io(format!("make file {} of a tree", Shown(file.shown))))
+}
+
+/// Owner, mode and times.
+fn dress(made: &OwnedFd, file: &File<'_>, owner: Option<Owner>) -> Result<(), Errno> {
+    if let Some(owner) = owner {
+        rustix::fs::fchown(made, owner.user(), owner.group())?;
+    }
+    rustix::fs::fchmod(made, Mode::from_raw_mode(file.mode.into()))?;
+    rustix::fs::futimens(made, &times(file.mtime))
 }
 
 /// A file as a layer of overlayfs has it whose bytes are in a data layer (Documentation/filesystems/overlayfs.rst).
@@ -310,11 +363,7 @@ fn mark(dir: BorrowedFd<'_>, name: &CStr, file: &File<'_>, owner: Option<Owner>)
         rustix::fs::fsetxattr(&made, c"trusted.overlay.metacopy", b"", XattrFlags::empty())?;
         rustix::fs::fsetxattr(&made, c"trusted.overlay.redirect", place.as_bytes(), XattrFlags::empty())?;
     }
-    if let Some(owner) = owner {
-        rustix::fs::fchown(&made, owner.user(), owner.group())?;
-    }
-    rustix::fs::fchmod(&made, Mode::from_raw_mode(file.mode.into()))?;
-    rustix::fs::futimens(&made, &times(file.mtime))
+    dress(&made, file, owner)
 }
 
 fn finish(dir: BorrowedFd<'_>, node: &PathNode<'_>, source: &Source<'_>) -> Result<(), Errno> {
