@@ -26,8 +26,8 @@ pub struct Ground {
     turn: AtomicUsize,
 }
 
-/// Threads that unmount and remove: they mostly wait for the kernel, which takes its time for each mount, and under load
-/// more of it. What they do not get done is done by those who bring more.
+/// Threads that unmount and remove: they mostly wait for the kernel, which takes its time for each mount, and under
+/// load more of it. What they do not get done is done by those who bring more.
 const CLEANERS: usize = 3;
 
 /// The view of one request, or a worker's own, with what lies below it.
