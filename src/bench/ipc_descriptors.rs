@@ -1,4 +1,4 @@
-//! A part of `bench ipc`: questions with a descriptor, as a worker's view goes to its sandbox's init, and short answers.
+//! A part of `bench ipc`: questions with a descriptor, as a worker's view goes to its sandbox's init, short answers.
 //!
 //! ```text
 //! descriptor-direct   this thread sends, polls and receives: as `sandbox::hosted` does it

@@ -99,7 +99,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "worker.strict_flag_files" => worker.strict_flag_files,
         "Whether a worker's action has exactly one flag file, as its last argument; else it runs without a worker";
     "worker.quit_after_build" => worker.quit_after_build,
-        "Each build has workers of its own, which end this long after its last action; none: they serve later builds too";
+        "Each build has its own workers, which end this long after its last action; none: they serve later builds too";
     "remote.address" => remote.address,
         "A cluster to race against: grpc://host:port, grpcs://host:port or unix:/path; without it, all runs here";
     "remote.instance" => remote.instance, "Its instance";

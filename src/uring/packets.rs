@@ -5,8 +5,9 @@
 //!                     └─ queue ─► ipc thread: SendMsg ──┘         else
 //!   PacketListener ◄── Packet, its descriptors owned ◄── RecvMsg ◄──┘
 //! ```
-//! Invariants: messages go in the order of the sends; a descriptor that came belongs to whoever hears of it, and is closed
-//! if nobody does; a message is whole, or the line ends. Limits: as long and with as many descriptors as `limits` says.
+//! Invariants: messages go in the order of the sends; a descriptor that came belongs to whoever hears of it, and is
+//! closed if nobody does; a message is whole, or the line ends. Limits: as long, and with as many descriptors, as
+//! `limits` says.
 
 use super::ipc::Backend;
 use super::limits::PACKETS_QUEUED_MAX;

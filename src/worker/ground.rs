@@ -9,6 +9,7 @@ use crate::stage::root::{RootView, StagedRoot, Stager};
 use crate::stage::{Layer, LayerHome, Owner, prepare_parents};
 use fulgurite_sandbox::pool::{Cleaner, Pool};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What every worker needs.
 #[derive(Debug)]
@@ -21,8 +22,13 @@ pub struct Ground {
     pub stager: Stager,
     /// Layers, on the store's filesystem.
     pub layers: LayerHome,
-    pub(super) cleaner: Cleaner,
+    cleaners: [Cleaner; CLEANERS],
+    turn: AtomicUsize,
 }
+
+/// Threads that unmount and remove: they mostly wait for the kernel, which takes its time for each mount, and under
+/// load more of it. What they do not get done is done by those who bring more.
+const CLEANERS: usize = 3;
 
 /// The view of one request, or a worker's own, with what lies below it.
 #[derive(Debug)]
@@ -49,12 +55,17 @@ impl Inputs for StagedInputs<'_> {
 }
 
 impl Ground {
-    /// Over these, with a thread that takes apart.
+    /// Over these, with threads that take apart.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// When a thread cannot be started.
     pub fn new(pool: Pool, cas: Cas, stager: Stager, layers: LayerHome) -> std::io::Result<Self> {
-        Ok(Ground { pool, cas, stager, layers, cleaner: Cleaner::start()? })
+        let cleaners = [Cleaner::start()?, Cleaner::start()?, Cleaner::start()?];
+        Ok(Ground { pool, cas, stager, layers, cleaners, turn: AtomicUsize::new(0) })
+    }
+
+    fn cleaner(&self) -> &Cleaner {
+        &self.cleaners[self.turn.fetch_add(1, Ordering::Relaxed) % CLEANERS]
     }
 
     /// A view for a worker whose processes have `id` outside, with the directories of these paths.
@@ -83,7 +94,7 @@ impl Ground {
     /// Takes a view apart that no worker has any more, when there is time.
     pub(super) fn clean(&self, mounted: Mounted) {
         let stager = self.stager.clone();
-        self.cleaner.clean(move || {
+        self.cleaner().clean(move || {
             let Mounted { staged, layer, view } = mounted;
             drop((view, staged));
             // What cannot be removed now is found by the sweep of the next start.
@@ -100,7 +111,7 @@ impl Ground {
 
     /// Removes a directory that no worker has any more, when there is time.
     pub(super) fn clean_layer(&self, layer: Layer) {
-        self.cleaner.clean(move || {
+        self.cleaner().clean(move || {
             // What cannot be removed now is found by the sweep of the next start.
             let _ = layer.destroy();
         });
@@ -113,6 +124,6 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        self.cleaner.stop();
+        self.cleaners.iter_mut().for_each(Cleaner::stop);
     }
 }

@@ -80,8 +80,8 @@ pub const LOG_EXCERPT_BYTES: usize = 8192;
 /// Orders that wait for a worker's own thread: one for each request that nobody waits for, and those to end.
 pub const ORDERS_MAX: usize = 256;
 
-/// How long a worker that has closed its standard output may take to end by itself, so that it is known how. A core dump,
-/// or a machine with too much to do, takes some time; nobody waits for it who could go on.
+/// How long a worker that has closed its standard output may take to end by itself, so that it is known how. A core
+/// dump, or a machine with too much to do, takes some time; nobody waits for it who could go on.
 pub const HANGUP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often workers are looked at: what they use, as Bazel does, and whether idle ones write what nobody asked for.

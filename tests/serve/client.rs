@@ -340,9 +340,17 @@ impl Running {
 
     /// Waits until its command runs.
     pub fn until_executing(&mut self) {
+        assert!(self.is_executing(), "it ended before it ran: {:?}", self.last);
+    }
+
+    /// Waits until its command runs; `false` if all that was heard of it is its end.
+    pub fn is_executing(&mut self) -> bool {
         while self.stage() != Stage::Executing {
-            assert!(self.step().unwrap(), "it ended before it ran: {:?}", self.last);
+            if self.last.done || !self.step().unwrap() {
+                return false;
+            }
         }
+        true
     }
 
     /// Waits for the next message; false at the end of the stream.

@@ -5,7 +5,7 @@
 //!                                   └──────── Lost (the worker is gone; it comes again) ◄──┘     or End: back at once
 //!   worker's thread:  lease, host ─► Started ─► orders: take away what nobody waits for, stop, kill ─► quiet ─► Gone
 //!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks)
-//!   timer:            ticks when the machine is due; looks at memory, and whether idle ones write what nobody asked for
+//!   timer:            ticks when the machine is due; looks at memory, and whether idle ones write unasked
 //! ```
 //! Invariants: the lock of the board is held for decisions and for what cannot block, never for a mount or a write to a
 //! disk; a layer is removed only when its view is out of the worker, or the worker is quiet; every thread is joined by

@@ -86,7 +86,9 @@ pub fn nonsense() {
             assert!(result.output_files.is_empty(), "{way:?} {fault}: {result:?}");
             assert!(said.contains(says), "{way:?} {fault}: {said}");
             assert!(said.len() < 32 << 10, "{way:?} {fault}: {} bytes are shown", said.len());
-            is_replaced(client, way, fault);
+            if startup.is_empty() {
+                is_replaced(client, way, fault);
+            }
         }
         // The first reply stands, and the next request sees neither.
         let twice = Work::new(way, &[], &["--fault=double-reply", "--write=out=x"])
@@ -139,7 +141,7 @@ pub fn big_output() {
             let result = client.succeed(&Work::new(way, &[], &["--fault=big-output"]).order);
             let said = client.stderr(&result);
             assert!(said.len() > 1 << 20 && said.len() < 5 << 20, "{wire}: {} bytes", said.len());
-            assert!(said[said.len() - 200..].contains("bytes"), "nobody says that it is cut");
+            assert!(said.trim_end().ends_with("output cut after 4 MiB]"), "nobody says that it is cut");
             let [_, most] = resident_kib(home.last_pid());
             assert!(most < before + (48 << 10), "{wire}: 64 MiB of text took {} KiB", most - before);
             let (after, _) = report(client, &Work::new(way, &[], &["--x"]));

@@ -150,7 +150,7 @@ pub fn idle() {
 
 /// The largest of the idle ones goes, and no more than have to.
 pub fn memory() {
-    with(&["--set", "worker.memory_max=300MiB"], |client, home| {
+    with(&["--set", "worker.memory_max=250MiB"], |client, home| {
         let eats = |mebibytes: u32| {
             let (tag, fault) = (tag(), format!("--fault=eat-memory:{mebibytes}@1"));
             (tag.clone(), Work::new(PLAIN, &[&tag, &fault], &["--x"]))
@@ -160,7 +160,7 @@ pub fn memory() {
         until_gone(&large.0);
         let said = home.said();
         assert!(said.contains("workers use more memory than the limit ("), "{said}");
-        assert!(said.contains(&format!(" > {} KB)", 300 << 10)), "{said}");
+        assert!(said.contains(&format!(" > {} KB)", 250 << 10)), "{said}");
         // Those that stay are those that were.
         for (at, (_, work)) in [(0, &small), (2, &middle)] {
             let (report, _) = report(client, work);
