@@ -299,6 +299,7 @@ fn executor(
         },
         log_dir: state.join("workers"),
         stop_grace: Duration::from_secs(2),
+        connect_within: FOREVER,
         verbosity: 0,
         extra_flags: BTreeMap::new(),
     };

@@ -3,6 +3,7 @@
 //! A thin client: it starts no sandbox, hashes nothing, and passes on what the daemon tells. Ctrl-C and a closed
 //! terminal end the call, which cancels the run.
 
+use super::daemon_stats::DaemonStats;
 use super::run_args::{NetworkArg, RunArgs, StrategyArg};
 use crate::action::{InputSpec, OutputSpec, Source};
 use crate::config::quantity;
@@ -15,7 +16,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where an action runs; names as in reclient's rewrapper.
@@ -135,14 +136,17 @@ fn default_socket() -> PathBuf {
 /// # Errors
 /// A failure of Fulgurite's own, or of reaching the daemon.
 pub fn run(args: &RunArgs, socket: Option<&Path>) -> Result<u8, Failure> {
-    refuse_what_needs_no_daemon(args)?;
+    refuse_what_needs_no_daemon(args, "from a daemon")?;
     let socket = socket.map_or_else(default_socket, Path::to_owned);
     run_at(args, &socket)
 }
 
 /// Runs a command by the daemon at this socket.
 pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
+    let begun = Instant::now();
     let settings = args.settings()?;
+    let worker = args.worker.wanted(args, &settings.exec_root)?;
+    super::run::can_write_stats(args.stats.as_deref())?;
     let variables = settings.variables.iter().map(|variable| {
         let bytes = variable.as_bytes();
         let at = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
@@ -170,16 +174,39 @@ pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
             (None, _) => Placement::Configured,
         },
         mnemonic: args.mnemonic.clone(),
+        worker,
         ..DaemonRun::default()
     };
     if settings.inputs.as_ref().is_some_and(Vec::is_empty) {
         let hint = "name an input, or leave the list out to show the whole exec root";
         return Err(Failure::new("the list of inputs is empty").hint(Some(hint)));
     }
-    perform(socket, run, Duration::ZERO, &args.command)
+    let is_worker_wanted = run.worker.is_some();
+    perform(socket, run, Duration::ZERO, &args.command, |outcome| {
+        if is_worker_wanted {
+            tell_of_worker(outcome);
+        }
+        let Some(file) = &args.stats else { return Ok(()) };
+        let wall_us = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        super::run::write_stats(file, &DaemonStats::of(outcome, wall_us))
+    })
 }
 
-pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
+/// Who asked for a worker and got none is told.
+fn tell_of_worker(outcome: &DaemonOutcome) {
+    match &outcome.one_shot_because {
+        _ if outcome.cached || outcome.persistent_worker.is_some() => {}
+        Some(why) => tell(format_args!("the command ran by itself, without a worker: {why}")),
+        None if matches!(outcome.end, DaemonEnd::Exited(_)) => {
+            let machine = &outcome.worker;
+            tell(format_args!("no worker ran the command: there are none on {machine:?}, which did"));
+        }
+        None => {}
+    }
+}
+
+/// `whence` says in an error where it cannot be had: `from a daemon`.
+pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs, whence: &str) -> Result<(), Failure> {
     let refused = [
         (args.race.is_given(), "an option of races, which is the daemon's own,"),
         (args.rootfs.is_some(), "--rootfs"),
@@ -190,13 +217,17 @@ pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure>
         (args.keep_on_failure, "--keep-on-failure"),
         (args.list_undeclared, "--list-undeclared"),
         (args.layer_dir.is_some(), "--layer-dir"),
-        (args.stats.is_some(), "--stats"),
         (!args.kill_delay.is_zero(), "--kill-delay"),
         (matches!(args.strategy, StrategyArg::Standalone), "--strategy standalone"),
     ];
     match refused.into_iter().find(|(is_there, _)| *is_there) {
-        Some((_, option)) => Err(Failure::new(format!("{option} cannot be had from a daemon"))
-            .hint(Some("leave out --daemon, and the command runs in a sandbox of this process"))),
+        Some((_, option)) => {
+            let hint = match args.daemon {
+                Some(_) => "leave out --daemon, and the command runs in a sandbox of this process",
+                None => "leave one of them out",
+            };
+            Err(Failure::new(format!("{option} cannot be had {whence}")).hint(Some(hint)))
+        }
         None => Ok(()),
     }
 }
@@ -270,7 +301,7 @@ pub fn rewrap(args: &RewrapArgs) -> Result<u8, Failure> {
         fresh: !args.remote_accept_cache,
         ..DaemonRun::default()
     };
-    perform(&socket, run, args.dial_timeout, &args.command)
+    perform(&socket, run, args.dial_timeout, &args.command, |_| Ok(()))
 }
 
 fn pairs(list: Option<&str>, option: &str) -> Result<Vec<(String, String)>, Failure> {
@@ -346,7 +377,14 @@ enum Ended {
     Signal(u8),
 }
 
-fn perform(socket: &Path, run: DaemonRun, dial: Duration, command: &[OsString]) -> Result<u8, Failure> {
+/// Runs it; `report` is told of what came of it before the failure, if it is one, is.
+fn perform(
+    socket: &Path,
+    run: DaemonRun,
+    dial: Duration,
+    command: &[OsString],
+    report: impl FnOnce(&DaemonOutcome) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
     let ended = runtime()?.block_on(async {
         let call = async {
             let mut daemon = dialed(socket, dial).await?;
@@ -361,7 +399,17 @@ fn perform(socket: &Path, run: DaemonRun, dial: Duration, command: &[OsString]) 
     match ended {
         Ended::Signal(number) => Ok(failure::SIGNAL_BASE + number),
         Ended::Outcome(Err(error)) => Err(unreachable_daemon(error)),
-        Ended::Outcome(Ok(outcome)) => conclude(outcome, command),
+        Ended::Outcome(Ok(outcome)) => {
+            let reported = report(&outcome);
+            match (conclude(outcome, command), reported) {
+                (Ok(0), Err(failure)) => Err(failure),
+                (concluded, reported) => {
+                    // The first failure is the one that counts.
+                    reported.unwrap_or_else(|failure| tell(&failure));
+                    concluded
+                }
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let mut checked = args.clone();
     checked.race = super::serve_args::RaceArgs::default();
-    daemon::refuse_what_needs_no_daemon(&checked)?;
+    daemon::refuse_what_needs_no_daemon(&checked, "from a daemon")?;
     let state = state_dir().join("run-remote");
     let socket = state.join("socket");
     let serve = ServeArgs {

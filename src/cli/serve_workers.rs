@@ -49,6 +49,7 @@ pub(super) fn workered(
         limits,
         log_dir: config.state_dir.join("workers"),
         stop_grace: STOP_GRACE,
+        connect_within: worker.connect_max,
         verbosity: 0,
         extra_flags: BTreeMap::new(),
     };

@@ -135,7 +135,7 @@ impl Workered {
     }
 
     fn done(&self, job: &Job, done: WorkerDone, result: &mut ActionResult) -> Verdict {
-        let WorkerDone { response, outputs, quality, .. } = done;
+        let WorkerDone { response, outputs, quality, timed_out, .. } = done;
         result.exit_code = response.exit_code;
         let is_known = quality != crate::worker::key::KeyQuality::Weak;
         result.usage.is_uncacheable = match self.options.cache {
@@ -153,6 +153,9 @@ impl Workered {
         match self.say(job.function, &response.output) {
             Ok(digest) => result.stderr = digest,
             Err(verdict) => return verdict,
+        }
+        if let Some(limit) = timed_out {
+            return Verdict::TimedOut { limit };
         }
         match outputs {
             Ok(handed) => {

@@ -5,16 +5,19 @@
 //!                   └──► flag files ─ expand, from the input root ─► request
 //!   input root ─ one walk ─► all files with digests ─► request; those that are marked ─► key
 //! ```
+//! On Buck2's wire nothing is appended or expanded, `WORKER_SOCKET` says that it is a worker, and a request has the
+//! environment and no list of inputs.
+//!
 //! Invariants: a request lists every file of the input root or is not made at all; flag files are read from the input
 //! root by digest, never from a disk by name.
 
 use super::arguments::{self, ArgumentsError, ExpandError, Mode};
-use super::bazel_proto;
 use super::key::{KeyParts, KeyQuality, WorkerKey};
 use super::limits::{EXPANSION_BYTES_MAX, REQUEST_BYTES_MAX};
 use super::wanted::Wanted;
 use super::wire::{Protocol, WorkInput, WorkRequest};
-use crate::action::{Command, Digest, ExecPath};
+use super::{bazel_proto, buck2};
+use crate::action::{Command, Digest, ExecPath, TOOL_INPUT};
 use crate::cas::Cas;
 use crate::exec::executor::Job;
 use crate::stage::root::{Node, StagedRoot};
@@ -27,8 +30,10 @@ use std::time::Duration;
 
 /// Where input roots are, inside.
 const WORK: &str = "/work";
-/// What marks a file of the tool.
-const TOOL_INPUT: &str = "bazel_tool_input";
+/// Below that, in a worker's own view: the directory of its socket, which has no other use where requests are not beside
+/// each other; and the socket in it.
+pub(super) const SOCKET_DIR: &str = "_w";
+pub(super) const SOCKET_NAME: &str = "socket";
 
 /// What starts a worker.
 #[derive(Debug)]
@@ -113,20 +118,28 @@ pub(super) fn prepare(
     let program = program.rsplit('/').next().unwrap_or(program);
     let mnemonic = work.wanted.mnemonic.clone().unwrap_or_else(|| program.to_owned());
     let failed = |why| NoWorker::Arguments { mnemonic: mnemonic.clone(), why };
-    let split = arguments::split(&command.arguments, Mode::Legacy).map_err(failed)?;
-    let mut read = |name: &str| read_input(work, cas, name);
-    let expanded = arguments::expand(&split.flag_files, &mut read).map_err(failed)?;
+    let Wanted { protocol, declared, cancels, .. } = &work.wanted;
+    let is_buck2 = *protocol == Protocol::Buck2;
     let (inputs, marked) = inputs(&work.staged, command);
-    let (tools, quality) = tools(work, marked, &split.startup);
-    let mut startup = split.startup;
-    startup.push("--persistent_worker".to_owned());
+    let (mut startup, request) = if is_buck2 {
+        let split = arguments::split_at(&command.arguments, work.wanted.startup).map_err(failed)?;
+        let (environment, timeout) = (command.environment.clone(), Some(work.timeout));
+        let arguments = split.flag_files;
+        (split.startup, WorkRequest { arguments, environment, timeout, ..WorkRequest::default() })
+    } else {
+        let split = arguments::split(&command.arguments, Mode::Legacy).map_err(failed)?;
+        let mut read = |name: &str| read_input(work, cas, name);
+        let arguments = arguments::expand(&split.flag_files, &mut read).map_err(failed)?;
+        (split.startup, WorkRequest { arguments, inputs, verbosity, ..WorkRequest::default() })
+    };
+    let (tools, quality) = tools(work, marked, &startup);
+    // Buck2's workers know by a variable that they are some.
+    startup.extend((!is_buck2).then(|| "--persistent_worker".to_owned()));
     startup.extend(extra_flags(&mnemonic));
-    let request = WorkRequest { arguments: expanded, inputs, verbosity, ..WorkRequest::default() };
-    let bytes = bazel_proto::encoded_len(&request);
+    let bytes = if is_buck2 { buck2::encoded_len(&request) } else { bazel_proto::encoded_len(&request) };
     if bytes > REQUEST_BYTES_MAX {
         return Err(NoWorker::TooLarge { inputs: request.inputs.len(), bytes });
     }
-    let Wanted { protocol, declared, cancels, .. } = &work.wanted;
     let shares = work.shares;
     // In one directory, one request at a time.
     let multiplex = work.wanted.multiplex && !shares;
@@ -147,17 +160,18 @@ pub(super) fn prepare(
     let key = WorkerKey::of(&parts);
     let c_string =
         |text: String| CString::new(text).map_err(|_| NoWorker::Other("a NUL byte in it".to_owned()));
-    let variables = parts.environment.iter().map(|(name, value)| c_string(format!("{name}={value}")));
+    let inside = if directory.is_empty() { WORK.to_owned() } else { format!("{WORK}/{directory}") };
+    let own =
+        if is_buck2 { vec![("WORKER_SOCKET", socket_inside()), ("PWD", inside.clone())] } else { vec![] };
+    let given = parts.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let given = given.filter(|(name, _)| !own.iter().any(|(known, _)| known == name)).chain(own.clone());
+    let variables = given.map(|(name, value)| c_string(format!("{name}={value}")));
     let launch = Launch {
         key,
         quality,
         variables: variables.collect::<Result<_, _>>()?,
         arguments: parts.startup.into_iter().map(c_string).collect::<Result<_, _>>()?,
-        directory: c_string(if directory.is_empty() {
-            WORK.to_owned()
-        } else {
-            format!("{WORK}/{directory}")
-        })?,
+        directory: c_string(inside)?,
         tools: parts.tools.into(),
         mnemonic,
         spec: parts.sandbox,
@@ -169,6 +183,11 @@ pub(super) fn prepare(
         staged: work.staged.clone(),
     };
     Ok(Prepared { launch: Arc::new(launch), request })
+}
+
+/// Where a worker serves, as it sees it. A path of a socket has at most 107 bytes.
+fn socket_inside() -> String {
+    format!("{WORK}/{SOCKET_DIR}/{SOCKET_NAME}")
 }
 
 /// The working directory below the input root; empty: the root itself.

@@ -15,6 +15,7 @@ mod draining;
 mod endings;
 mod evictions;
 mod local;
+mod local_workers;
 mod merging;
 mod outputs;
 mod planting;
@@ -24,6 +25,7 @@ mod refusals;
 mod remote;
 mod starting;
 mod workers;
+mod workers_buck2;
 mod workers_many;
 
 use client::Client;
@@ -87,7 +89,9 @@ fn main() -> ExitCode {
         evictions::ALONE,
         disk::ALONE,
         local::ALONE,
+        local_workers::ALONE,
         workers::ALONE,
+        workers_buck2::ALONE,
         workers_many::ALONE,
         deaths(),
     ];

@@ -15,6 +15,7 @@
 mod deliver;
 mod request;
 mod stream;
+mod worker;
 
 use super::context::Context;
 use super::engine::{Engine, Task};
@@ -115,7 +116,8 @@ impl LocalService {
         let limits = TreeLimits::default();
         let now = drive::now();
         let now_ns = i128::from(now.seconds) * 1_000_000_000 + i128::from(now.nanos);
-        let from = ImportFrom { exec_root: root.as_fd(), inputs: asked.inputs.as_deref(), limits, now_ns };
+        let (inputs, tools) = (asked.inputs.as_deref(), asked.tools.as_slice());
+        let from = ImportFrom { exec_root: root.as_fd(), inputs, tools, limits, now_ns };
         let imported = import(cas, FUNCTION, memory, &from).map_err(|error| request::of_merkle(&error))?;
         let stored = |error: crate::cas::CasError| super::status::of_blob(&error);
         let command = asked.command.clone();

@@ -4,7 +4,7 @@
 //!   caller's thread:  submit ─► Assigned ─► view ─► send ─► Response ─► seal, take away ─► Released ─► hand off
 //!                                   └──────── Lost (the worker is gone; it comes again) ◄──┘     or End: back at once
 //!   worker's thread:  lease, host ─► Started ─► orders: take away what nobody waits for, stop, kill ─► quiet ─► Gone
-//!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks)
+//!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks); for Buck2's wire: `talk`
 //!   timer:            ticks when the machine is due; looks at memory
 //! ```
 //! Invariants: the lock of the board is held for decisions and for what cannot block, never for a mount or a write to a
@@ -16,6 +16,7 @@ mod ear;
 mod process;
 mod request;
 mod start;
+mod talk;
 mod ticket;
 
 pub use request::{WorkerDone, WorkerEnd};
@@ -35,6 +36,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use ticket::Ticket;
+use tokio::sync::watch;
 
 /// How workers are kept.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct WorkersOptions {
     pub log_dir: PathBuf,
     /// How long a worker may take to end after SIGTERM.
     pub stop_grace: Duration,
+    /// How long one of Buck2's protocol may take to serve its socket.
+    pub connect_within: Duration,
     /// 10 for much.
     pub verbosity: i32,
     /// More arguments for workers of a mnemonic, after `--persistent_worker`.
@@ -68,6 +72,8 @@ struct Inner {
     sooner: Condvar,
     begun: Instant,
     requests: AtomicU64,
+    /// Set when all is stopped: nobody waits for a worker's socket any more.
+    closing: watch::Sender<bool>,
 }
 
 impl Workers {
@@ -86,6 +92,7 @@ impl Workers {
             sooner: Condvar::new(),
             begun: Instant::now(),
             requests: AtomicU64::new(1),
+            closing: watch::Sender::new(false),
         });
         let ticking = inner.clone();
         let timer = std::thread::Builder::new()
@@ -125,6 +132,7 @@ impl Workers {
     /// Stops all workers and takes nothing more; returns when all are quiet. Requests that run may end, in their time.
     pub fn stop(&mut self) {
         self.inner.event(Event::Drain);
+        self.inner.closing.send_replace(true);
         loop {
             let next = self.inner.lock().threads.pop_first();
             match next {

@@ -1,6 +1,7 @@
 //! One worker process: its sandbox, its channel, its log, and the thread that looks after it.
 
 use super::Inner;
+use super::talk::Talk;
 use crate::exec::Verdict;
 use crate::uring::{Channel, SendError};
 use crate::worker::ground::Mounted;
@@ -31,8 +32,8 @@ pub(super) enum Order {
     Ended,
     /// It does not speak, or speaks nonsense: why.
     Fail(String),
-    /// It has closed its standard output.
-    HungUp,
+    /// It has closed its end of what it speaks by: which.
+    HungUp(String),
     /// End it gently.
     Stop,
     /// End it.
@@ -48,6 +49,15 @@ pub(super) struct Orphans {
     out: HashSet<RequestId>,
 }
 
+/// By what it is spoken with.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// Its standard input and output.
+    Bytes(Channel),
+    /// Its socket.
+    Calls(Talk),
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -60,7 +70,7 @@ pub(super) struct Process {
     pub served: AtomicU64,
     pub hosted: RwLock<Option<Hosted>>,
     pub killer: Killer,
-    pub channel: Channel,
+    pub line: Line,
     pub orders: SyncSender<Order>,
     pub orphans: Mutex<Orphans>,
     /// What it sees between requests, detached: copies of it are attached.
@@ -73,7 +83,7 @@ pub(super) struct Process {
 pub(super) enum How {
     Ended,
     Failed(String),
-    HungUp,
+    HungUp(String),
     Stopped,
     Killed,
 }
@@ -86,10 +96,13 @@ impl Process {
 
     /// Writes a request, or queues it.
     pub fn send(&self, request: &WorkRequest) -> Result<(), SendError> {
-        self.channel.send(match self.launch.protocol {
-            Protocol::Json => bazel_json::encode(request),
-            _ => bazel_proto::encode(request),
-        })
+        match &self.line {
+            Line::Bytes(channel) if self.launch.protocol == Protocol::Json => {
+                channel.send(bazel_json::encode(request))
+            }
+            Line::Bytes(channel) => channel.send(bazel_proto::encode(request)),
+            Line::Calls(talk) => talk.send(request),
+        }
     }
 
     pub fn kill(&self) {
@@ -197,7 +210,7 @@ impl Process {
                 }
                 Ok(Order::Ended) => return How::Ended,
                 Ok(Order::Fail(why)) => return How::Failed(why),
-                Ok(Order::HungUp) => return How::HungUp,
+                Ok(Order::HungUp(what)) => return How::HungUp(what),
                 Ok(Order::Stop) => return How::Stopped,
                 Ok(Order::Kill) | Err(_) => return How::Killed,
             }
@@ -206,13 +219,16 @@ impl Process {
 
     /// Ends it, waits until all of it is quiet, and says how it was.
     pub fn finish(&self, inner: &Inner, how: &How) -> String {
-        if matches!(how, How::HungUp | How::Failed(_)) {
+        if matches!(how, How::HungUp(_) | How::Failed(_)) {
             let _ = self.with("wait for its end", |hosted| {
                 wait_readable(hosted.control(), HANGUP_PATIENCE);
                 Ok(())
             });
         }
-        self.channel.close();
+        match &self.line {
+            Line::Bytes(channel) => channel.close(),
+            Line::Calls(talk) => talk.close(),
+        }
         let hosted = self.hosted.write().unwrap_or_else(PoisonError::into_inner).take();
         let grace = if matches!(how, How::Stopped) { inner.options.stop_grace } else { Duration::ZERO };
         let ended_itself = hosted.as_ref().is_some_and(|hosted| hosted.ended().is_some());
@@ -250,8 +266,8 @@ fn told(how: &How, ended_itself: bool, outcome: Option<&Outcome>) -> String {
     let end = outcome.map_or_else(|| "it is gone".to_owned(), |outcome| outcome.end.to_string());
     match how {
         How::Failed(why) => why.clone(),
-        How::HungUp if !ended_itself => {
-            "Worker process did not return a WorkResponse: it closed its standard output".to_owned()
+        How::HungUp(what) if !ended_itself => {
+            format!("Worker process did not return a WorkResponse: {what}")
         }
         _ => format!("Worker process did not return a WorkResponse: it {end}"),
     }

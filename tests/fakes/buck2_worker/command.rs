@@ -4,8 +4,10 @@ use super::cancel::Cancel;
 use super::job::Job;
 use fulgurite_proto::buck2::{ExecuteCommand, ExecuteResponse};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::fs::File;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::Status;
 
@@ -14,6 +16,7 @@ pub struct Worker {
     argv: Vec<String>,
     uuid: String,
     counter: AtomicU64,
+    held: Mutex<Vec<File>>,
 }
 
 /// The value of `--fault=NAME[:VALUE]` among these, empty if it has none.
@@ -38,7 +41,7 @@ impl Worker {
     pub fn new(argv: Vec<String>) -> Self {
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map(|text| text.trim().to_owned());
         let uuid = uuid.unwrap_or_else(|_| format!("pid-{}", std::process::id()));
-        Worker { argv, uuid, counter: AtomicU64::new(0) }
+        Worker { argv, uuid, counter: AtomicU64::new(0), held: Mutex::default() }
     }
 
     /// A fault among the startup arguments.
@@ -56,6 +59,10 @@ impl Worker {
         let arguments = texts(command);
         let count = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
         let asked = |name: &str| fault(&arguments, name).or_else(|| self.fault(name));
+        for file in self.held.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            // What comes of it is for the test to see.
+            let _ = file.write_all(b" and late");
+        }
         if let Some(code) = asked("exit") {
             eprintln!("fulgurite-fake-buck2-worker: exits in the middle of a command, as asked for");
             std::process::exit(code.parse().unwrap_or(7));
@@ -94,6 +101,12 @@ impl Worker {
             }
             Err(_) => return Ok(response(130, "cancelled\n".to_owned())),
         };
+        if asked("hold-open").is_some()
+            && let Some(file) =
+                done.output.as_ref().and_then(|path| File::options().append(true).open(path).ok())
+        {
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        }
         let report = self.report(command, &arguments, via, count, &done.found).to_string();
         match &done.report {
             Some(path) => {
