@@ -33,6 +33,7 @@ pub mod statistics;
 pub mod worker;
 pub mod worker_echo;
 pub mod worker_ground;
+pub mod worker_haskell;
 pub mod worker_java;
 pub mod worker_peer;
 pub mod workload;

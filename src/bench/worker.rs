@@ -5,16 +5,19 @@
 //! Java   pass 0     javac-oneshot, java-oneshot, workers: a portion of the files each, in an order that changes   cold
 //!        pass 1 …   the same workers, the same files with other contents                                          warm
 //! Bazel             the same files by its own sandboxed workers, where it is installed
+//! Haskell           the same with GHC, where it is installed
 //! ```
 //! A round's sample is a median (echo) or a mean (Java: the wall time of a portion by its files). `cold` is the whole
 //! first pass of new workers, their start included; one-shot ways compile some files of each portion only. What the
-//! ways do is in [`super::worker_echo`] and [`super::worker_java`].
+//! ways do is in [`super::worker_echo`],
+//! [`super::worker_java`] and [`super::worker_haskell`].
 use super::error::BenchError;
 use super::progress;
 use super::report::{CaseReport, HostReport, Report, Series};
 use super::statistics::{median, paired_ratio, shuffled, tenths, thousandths};
 use super::worker_echo::{self, CASES, Echo};
 use super::worker_ground::WorkerGround;
+use super::worker_haskell;
 use super::worker_java::{JavaShop, Way, mean};
 use super::worker_peer::{self, BazelFigures};
 use fulgurite_sandbox::runtime::Runtime;
@@ -36,6 +39,8 @@ pub struct WorkerBench {
     pub portion: usize,
     /// Files of each portion that are compiled one-shot.
     pub one_shots: usize,
+    /// Haskell modules; 0 leaves Haskell out.
+    pub modules: usize,
     /// Passes over the files when the workers are warm.
     pub passes: usize,
     /// The script that measures Bazel.
@@ -58,6 +63,7 @@ pub fn run(runtime: &Arc<Runtime>, bench: &WorkerBench) -> Result<Report, BenchE
     let bar = progress::bar(steps, bench.progress);
     let measured = echo(&ground, bench, &bar).and_then(|mut cases| {
         cases.extend(java(&ground, bench, &bar)?);
+        cases.extend(haskell(&ground, bench, &bar)?);
         Ok(cases)
     });
     bar.finish_and_clear();
@@ -199,10 +205,34 @@ fn java(
             None
         }
     };
-    skip(bar, "Haskell", &worker_peer::haskell());
     let mut cases = reports(&cold, bench, "cold", bazel.as_ref());
     cases.extend(reports(&warm, bench, "warm", bazel.as_ref()));
     Ok(cases)
+}
+
+fn haskell(
+    ground: &WorkerGround,
+    bench: &WorkerBench,
+    bar: &ProgressBar,
+) -> Result<Vec<CaseReport>, BenchError> {
+    if bench.modules == 0 {
+        return Ok(Vec::new());
+    }
+    bar.set_message("Haskell");
+    let amount = worker_haskell::Amount {
+        files: bench.modules,
+        portion: bench.portion,
+        one_shots: bench.one_shots,
+        passes: bench.passes,
+    };
+    match worker_haskell::measure(ground, amount) {
+        // No GHC, or one whose library is another than the worker's sources know.
+        Err(error @ (BenchError::NoProgram { .. } | BenchError::Worker { .. })) => {
+            skip(bar, "Haskell", &error.to_string());
+            Ok(Vec::new())
+        }
+        measured => measured,
+    }
 }
 
 /// One pass over all files by all ways, a portion each in turn.
@@ -340,6 +370,7 @@ fn row(case: &CaseReport) -> String {
     let remarks = [
         part("over_floor_us").map(|over| format!("{over:+.1} us to the floor")),
         part("times_javac_oneshot").map(|times| format!("{times:.1} x javac one-shot")),
+        part("times_ghc_oneshot").map(|times| format!("{times:.1} x ghc one-shot")),
         part("ratio_to_shared").map(|ratio| format!("{ratio:.3} of shared")),
         part("times_bazel_worker").map(|times| format!("{times:.2} x Bazel's worker")),
     ];
@@ -367,6 +398,7 @@ mod tests {
             requests: 0,
             rounds: 0,
             files: 40,
+            modules: 0,
             portion: 20,
             one_shots: 1,
             passes: 1,

@@ -48,12 +48,3 @@ pub fn bazel(script: &Path, shop: &JavaShop<'_>) -> Result<BazelFigures, String>
     }
     serde_json::from_slice(&output.stdout).map_err(|error| format!("its figures cannot be read: {error}"))
 }
-
-/// Why Haskell is not measured.
-#[must_use]
-pub fn haskell() -> String {
-    match installed("ghc") {
-        None => "ghc is not installed".to_owned(),
-        Some(path) => format!("{} is no worker, and there is none for it yet", path.display()),
-    }
-}

@@ -47,7 +47,7 @@ pub enum BenchWhat {
     Race(RaceArgs),
     /// Echo requests to 1 to 1,000 workers over io_uring and epoll, beside bare pipes
     Ipc(IpcBenchArgs),
-    /// Persistent workers: echo requests beside a bare pipe, Java files beside one-shot compilers and Bazel's workers
+    /// Persistent workers: echo requests beside a bare pipe, Java and Haskell files beside one-shot compilers
     Worker(WorkerBenchArgs),
 }
 
@@ -72,6 +72,9 @@ pub struct WorkerBenchArgs {
     /// Files of each portion that are compiled one-shot
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub one_shots: usize,
+    /// Haskell modules; 0 leaves Haskell out
+    #[arg(long, value_name = "COUNT", default_value_t = 40)]
+    pub modules: usize,
     /// Passes over the files when the workers are warm
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     pub passes: usize,
@@ -88,6 +91,7 @@ fn worker(args: &WorkerBenchArgs) -> WorkerBench {
         requests: args.requests,
         rounds: args.rounds,
         files: args.files,
+        modules: args.modules,
         portion: args.portion,
         one_shots: args.one_shots,
         passes: args.passes,

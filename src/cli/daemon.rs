@@ -373,7 +373,7 @@ fn unreachable_daemon(error: DaemonError) -> Failure {
 
 /// How the wait for a daemon went.
 enum Ended {
-    Outcome(Result<DaemonOutcome, DaemonError>),
+    Outcome(Result<Box<DaemonOutcome>, DaemonError>),
     Signal(u8),
 }
 
@@ -391,7 +391,7 @@ fn perform(
             daemon.run(run, print).await
         };
         tokio::select! {
-            outcome = call => Ok(Ended::Outcome(outcome)),
+            outcome = call => Ok(Ended::Outcome(outcome.map(Box::new))),
             number = interrupted() => number.map(Ended::Signal),
         }
     });
@@ -401,7 +401,7 @@ fn perform(
         Ended::Outcome(Err(error)) => Err(unreachable_daemon(error)),
         Ended::Outcome(Ok(outcome)) => {
             let reported = report(&outcome);
-            match (conclude(outcome, command), reported) {
+            match (conclude(*outcome, command), reported) {
                 (Ok(0), Err(failure)) => Err(failure),
                 (concluded, reported) => {
                     // The first failure is the one that counts.

@@ -75,6 +75,7 @@ pub enum Verb {
 /// Runs the program; everything that goes wrong ends here.
 #[must_use]
 pub fn main() -> ExitCode {
+    raise_descriptor_limit();
     let result = match Cli::try_parse_from(daemon::with_long_flags(std::env::args_os())) {
         Ok(cli) => dispatch(cli.verb),
         Err(error) => return usage(&error),
@@ -86,6 +87,16 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Lets this process have as many descriptors as it may: a soft limit of 1,024, which is there for programs that use
+/// select(2), is little for a daemon with clients, sandboxes and workers, or for a tree of that many levels. Actions
+/// get limits of their own.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Never refused below the hard limit; what needs more descriptors than there are says so itself.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn dispatch(verb: Verb) -> Result<u8, Failure> {

@@ -30,8 +30,8 @@ use std::time::Duration;
 
 /// Where input roots are, inside.
 const WORK: &str = "/work";
-/// Below that, in a worker's own view: the directory of its socket, which has no other use where requests are not beside
-/// each other; and the socket in it.
+/// Below that, in a worker's own view: the directory of its socket, which has no other use where requests are not
+/// beside each other; and the socket in it.
 pub(super) const SOCKET_DIR: &str = "_w";
 pub(super) const SOCKET_NAME: &str = "socket";
 
@@ -122,15 +122,10 @@ pub(super) fn prepare(
     let is_buck2 = *protocol == Protocol::Buck2;
     let (inputs, marked) = inputs(&work.staged, command);
     let (mut startup, request) = if is_buck2 {
-        let split = arguments::split_at(&command.arguments, work.wanted.startup).map_err(failed)?;
-        let (environment, timeout) = (command.environment.clone(), Some(work.timeout));
-        let arguments = split.flag_files;
-        (split.startup, WorkRequest { arguments, environment, timeout, ..WorkRequest::default() })
+        of_buck2(work).map_err(failed)?
     } else {
-        let split = arguments::split(&command.arguments, Mode::Legacy).map_err(failed)?;
-        let mut read = |name: &str| read_input(work, cas, name);
-        let arguments = arguments::expand(&split.flag_files, &mut read).map_err(failed)?;
-        (split.startup, WorkRequest { arguments, inputs, verbosity, ..WorkRequest::default() })
+        let (startup, arguments) = of_bazel(work, cas).map_err(failed)?;
+        (startup, WorkRequest { arguments, inputs, verbosity, ..WorkRequest::default() })
     };
     let (tools, quality) = tools(work, marked, &startup);
     // Buck2's workers know by a variable that they are some.
@@ -161,15 +156,11 @@ pub(super) fn prepare(
     let c_string =
         |text: String| CString::new(text).map_err(|_| NoWorker::Other("a NUL byte in it".to_owned()));
     let inside = if directory.is_empty() { WORK.to_owned() } else { format!("{WORK}/{directory}") };
-    let own =
-        if is_buck2 { vec![("WORKER_SOCKET", socket_inside()), ("PWD", inside.clone())] } else { vec![] };
-    let given = parts.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
-    let given = given.filter(|(name, _)| !own.iter().any(|(known, _)| known == name)).chain(own.clone());
-    let variables = given.map(|(name, value)| c_string(format!("{name}={value}")));
+    let variables = variables(&parts.environment, is_buck2.then_some(inside.as_str()));
     let launch = Launch {
         key,
         quality,
-        variables: variables.collect::<Result<_, _>>()?,
+        variables: variables.into_iter().map(c_string).collect::<Result<_, _>>()?,
         arguments: parts.startup.into_iter().map(c_string).collect::<Result<_, _>>()?,
         directory: c_string(inside)?,
         tools: parts.tools.into(),
@@ -185,9 +176,36 @@ pub(super) fn prepare(
     Ok(Prepared { launch: Arc::new(launch), request })
 }
 
-/// Where a worker serves, as it sees it. A path of a socket has at most 107 bytes.
-fn socket_inside() -> String {
-    format!("{WORK}/{SOCKET_DIR}/{SOCKET_NAME}")
+type Words = Vec<String>;
+
+/// What starts a worker of Bazel's protocol, and a request's arguments.
+fn of_bazel(work: &WorkerJob<'_>, cas: &Cas) -> Result<(Words, Words), ArgumentsError> {
+    let split = arguments::split(&work.job.command.arguments, Mode::Legacy)?;
+    let mut read = |name: &str| read_input(work, cas, name);
+    Ok((split.startup, arguments::expand(&split.flag_files, &mut read)?))
+}
+
+/// What starts a worker of Buck2's protocol, and a request.
+fn of_buck2(work: &WorkerJob<'_>) -> Result<(Words, WorkRequest), ArgumentsError> {
+    let command = &work.job.command;
+    let split = arguments::split_at(&command.arguments, work.wanted.startup)?;
+    let (environment, timeout) = (command.environment.clone(), Some(work.timeout));
+    let arguments = split.flag_files;
+    Ok((split.startup, WorkRequest { arguments, environment, timeout, ..WorkRequest::default() }))
+}
+
+/// The variables of a worker. One of Buck2's protocol is told where to serve, and where it starts; a path of a socket
+/// has at most 107 bytes.
+fn variables(environment: &[(String, String)], of_buck2: Option<&str>) -> Words {
+    let own = of_buck2.map(|directory| {
+        let socket = format!("{WORK}/{SOCKET_DIR}/{SOCKET_NAME}");
+        [("WORKER_SOCKET", socket), ("PWD", directory.to_owned())]
+    });
+    let own = own.as_slice().as_flattened();
+    let is_own = |name: &str| own.iter().any(|(known, _)| *known == name);
+    let given = environment.iter().filter(|(name, _)| !is_own(name));
+    let given = given.map(|(name, value)| format!("{name}={value}"));
+    given.chain(own.iter().map(|(name, value)| format!("{name}={value}"))).collect()
 }
 
 /// The working directory below the input root; empty: the root itself.

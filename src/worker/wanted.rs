@@ -5,7 +5,7 @@
 //! | `persistentWorkerKey` | Bazel, Buck2, BuildBuddy, … | a worker is wanted; a part of its key |
 //! | `persistent-workers=true` | BuildBuddy | it is wanted |
 //! | `supports-workers=1`, `supports-multiplex-workers=1` | NativeLink, Bazel | it is wanted |
-//! | `persistentWorkerProtocol`, `requires-worker-protocol` | Bazel, NativeLink | `proto` (the default), `json`; ours: `buck2` |
+//! | `persistentWorkerProtocol`, `requires-worker-protocol` | both | `proto` or none, `json`, `buck2` |
 //! | `supports-multiplex-sandboxing=1`, with multiplex | Bazel | several at a time, each in a directory of its own |
 //! | `supports-worker-cancellation=1` | Bazel | it answers cancels; a `buck2` worker is asked, unless this is `0` |
 //! | `fulgurite-worker-startup=N` | ours | `buck2`: the first N arguments start the worker, the rest is the request's |

@@ -6,8 +6,11 @@ use crate::daemon::{Daemon, Home};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-pub const ALONE: &[Alone] =
-    &[("starting::s10_one_daemon_a_directory", one_a_directory), ("starting::mistakes_in_a_line", mistakes)];
+pub const ALONE: &[Alone] = &[
+    ("starting::s10_one_daemon_a_directory", one_a_directory),
+    ("starting::mistakes_in_a_line", mistakes),
+    ("starting::descriptors_are_the_daemons_and_not_the_actions", descriptors),
+];
 
 /// Starts one that must not come up; the line must have these parts.
 pub fn check(home: &Home, arguments: &[&str], parts: &[&str]) {
@@ -46,6 +49,19 @@ fn one_a_directory() {
     // The first one is not bothered.
     let client = daemon.client();
     assert_eq!(client.stdout(&client.succeed(&Order::sh("echo fine"))), "fine\n");
+    drop(client);
+    daemon.end(&home);
+}
+
+fn descriptors() {
+    let home = Home::new();
+    let daemon: Daemon = home.start(&[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "the soft limit is not what it may be: {line}");
+    let client = daemon.client();
+    assert_eq!(client.stdout(&client.succeed(&Order::sh("ulimit -Sn"))), "1024\n");
     drop(client);
     daemon.end(&home);
 }

@@ -51,9 +51,20 @@ impl Cellar {
 
     /// Moves a view here, with all that is mounted in it: no path leads to it any more.
     pub fn take(&mut self, view: BorrowedFd<'_>) -> Result<()> {
-        mount::attach(view, self.store.as_fd())?;
-        self.count += 1;
-        Ok(())
+        // move_mount(2) fails if the sweeper detaches the mount on top of the store between the kernel's finding that
+        // and mounting on it: with EINVAL, or ENOENT since the fix of races in do_lock_mount of fs/namespace.c (Linux
+        // 6.15, and stable ones). Each time takes one of those that lie there: it can happen so often and no more.
+        let mut chances = self.count;
+        loop {
+            match mount::attach(view, self.store.as_fd()) {
+                Err(Errno::INVAL | Errno::NOENT) if chances > 0 => chances -= 1,
+                attached => {
+                    attached?;
+                    self.count += 1;
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Whether something may lie here.
@@ -69,10 +80,13 @@ impl Cellar {
 
     /// Detaches what lies here; what cannot be detached stays. Changes the working directory.
     pub fn clear(&mut self) -> Result<()> {
+        // The kernel takes the one on top, and says EINVAL when there is none; but also when the sweeper takes that one
+        // at the same time, which can happen as often as there are any.
+        let mut chances = self.count;
         loop {
-            // The kernel takes the one on top, and says EINVAL when there is none.
             match mount::detach_mount(self.store.as_fd()) {
                 Ok(()) => {}
+                Err(Errno::INVAL) if chances > 0 => chances -= 1,
                 Err(Errno::INVAL) => break,
                 Err(errno) => return Err(errno),
             }

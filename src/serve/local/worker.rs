@@ -1,5 +1,5 @@
-//! The worker that a request of the local API asks for: properties, as any client of REAPI would send them, and marks on
-//! its own files.
+//! The worker that a request of the local API asks for: properties, as any client of REAPI would send them, and marks
+//! on its own files.
 
 use super::request::RequestError;
 use crate::action::ExecPath;

@@ -83,7 +83,12 @@ pub struct Talk {
 
 impl Talk {
     pub fn open(ipc: &Ipc, reader: OwnedFd, writer: OwnedFd) -> Talk {
-        let (sender, events) = sync_channel(EVENTS);
+        Talk::open_for(EVENTS, ipc, reader, writer)
+    }
+
+    /// One of many, which has no more than `events` on its way: room for them is made at once.
+    pub fn open_for(events: usize, ipc: &Ipc, reader: OwnedFd, writer: OwnedFd) -> Talk {
+        let (sender, events) = sync_channel(events);
         let listener = Arc::new(Recorder(sender));
         let channel = ipc.open(reader, writer, Box::<Lengths>::default(), listener.clone()).unwrap();
         Talk { channel, events, listener }

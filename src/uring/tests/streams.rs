@@ -117,7 +117,7 @@ fn a_thousand_channels(choice: Choice) {
     let (mut talks, mut peers) = (Vec::new(), Vec::new());
     for _ in 0..1000 {
         let (reader, writer, theirs) = socket();
-        talks.push(Talk::open(&ipc, reader, writer));
+        talks.push(Talk::open_for(16, &ipc, reader, writer));
         peers.push(theirs);
     }
     for round in 0..3 {

@@ -249,8 +249,8 @@ impl Machine {
         self.settle(id);
     }
 
-    /// From now on a canceled request has the time of one that nobody can be told of. One that is canceled already keeps
-    /// its own: it has not begun.
+    /// From now on a canceled request has the time of one that nobody can be told of. One that is canceled already
+    /// keeps its own: it has not begun.
     fn knows_no_cancel(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.cancels = false;

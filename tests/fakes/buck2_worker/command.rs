@@ -6,6 +6,7 @@ use fulgurite_proto::buck2::{ExecuteCommand, ExecuteResponse};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -59,22 +60,8 @@ impl Worker {
         let arguments = texts(command);
         let count = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
         let asked = |name: &str| fault(&arguments, name).or_else(|| self.fault(name));
-        for file in self.held.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            // What comes of it is for the test to see.
-            let _ = file.write_all(b" and late");
-        }
-        if let Some(code) = asked("exit") {
-            eprintln!("fulgurite-fake-buck2-worker: exits in the middle of a command, as asked for");
-            std::process::exit(code.parse().unwrap_or(7));
-        }
-        if let Some(number) = asked("signal") {
-            // SAFETY: two integers; the worst that can come of it is the end of this process, which is wanted.
-            unsafe { libc::kill(libc::getpid(), number.parse().unwrap_or(libc::SIGKILL)) };
-            hang();
-        }
-        if asked("hang").is_some() {
-            hang();
-        }
+        self.write_late();
+        fall(asked);
         if asked("unavailable").is_some() {
             return Err(Status::unavailable("as asked for"));
         }
@@ -101,11 +88,8 @@ impl Worker {
             }
             Err(_) => return Ok(response(130, "cancelled\n".to_owned())),
         };
-        if asked("hold-open").is_some()
-            && let Some(file) =
-                done.output.as_ref().and_then(|path| File::options().append(true).open(path).ok())
-        {
-            self.held.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        if asked("hold-open").is_some() {
+            self.hold(done.output.as_deref());
         }
         let report = self.report(command, &arguments, via, count, &done.found).to_string();
         match &done.report {
@@ -122,6 +106,18 @@ impl Worker {
             done.said = "x".repeat(bytes.parse().unwrap_or(64 << 20));
         }
         Ok(response(done.exit_code, done.said))
+    }
+
+    fn hold(&self, written: Option<&Path>) {
+        let file = written.and_then(|path| File::options().append(true).open(path).ok());
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(file);
+    }
+
+    fn write_late(&self) {
+        for file in self.held.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            // What comes of it is for the test to see.
+            let _ = file.write_all(b" and late");
+        }
     }
 
     fn report(
@@ -147,6 +143,22 @@ impl Worker {
             report[name] = value.clone();
         }
         report
+    }
+}
+
+/// Ends the process, or hangs for ever, if that is asked for.
+fn fall<'a>(asked: impl Fn(&str) -> Option<&'a str>) {
+    if let Some(code) = asked("exit") {
+        eprintln!("fulgurite-fake-buck2-worker: exits in the middle of a command, as asked for");
+        std::process::exit(code.parse().unwrap_or(7));
+    }
+    if let Some(number) = asked("signal") {
+        // SAFETY: two integers; the worst that can come of it is the end of this process, which is wanted.
+        unsafe { libc::kill(libc::getpid(), number.parse().unwrap_or(libc::SIGKILL)) };
+        hang();
+    }
+    if asked("hang").is_some() {
+        hang();
     }
 }
 
