@@ -37,4 +37,4 @@ pub use result::{
     ActionResult, Handoff, OutputDirectory, OutputFile, OutputSymlink, PersistentWorker, RaceSummary,
     Timeline, Usage,
 };
-pub use tree::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, Timestamp};
+pub use tree::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, TOOL_INPUT, Timestamp};

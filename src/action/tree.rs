@@ -21,6 +21,9 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+/// The property of a file that marks it as a worker's own.
+pub const TOOL_INPUT: &str = "bazel_tool_input";
+
 /// What a client says of a node beyond its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeProperties {

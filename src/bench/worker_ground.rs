@@ -300,6 +300,7 @@ fn executor(
         },
         log_dir: state.join("workers"),
         stop_grace: Duration::from_secs(2),
+        connect_within: FOREVER,
         manner: Manner::default(),
     };
     let workers = Workers::start(ground, ipc, options).map_err(failed)?;

@@ -3,6 +3,7 @@
 //! A thin client: it starts no sandbox, hashes nothing, and passes on what the daemon tells. Ctrl-C and a closed
 //! terminal end the call, which cancels the run.
 
+use super::daemon_stats::DaemonStats;
 use super::profile::Profiled;
 use super::run_args::{DurabilityArg, NetworkArg, RunArgs, RunSettings, StrategyArg};
 use crate::action::{InputSpec, OutputSpec, Source};
@@ -132,20 +133,31 @@ pub(super) fn default_socket() -> PathBuf {
 /// # Errors
 /// A failure of Fulgurite's own, or of reaching the daemon.
 pub fn run(args: &RunArgs, socket: Option<&Path>) -> Result<u8, Failure> {
-    refuse_what_needs_no_daemon(args)?;
+    refuse_what_needs_no_daemon(args, "from a daemon")?;
     let socket = socket.map_or_else(default_socket, Path::to_owned);
     run_at(args, &socket)
 }
 
 /// Runs a command by the daemon at this socket.
 pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    super::run::can_write_stats(args.stats.as_deref())?;
     let run = request(args, &args.settings()?)?;
     let profile = args.profile.as_deref().map(|file| (file, args.mnemonic.as_str()));
-    perform(socket, run, (Duration::ZERO, profile), &args.command)
+    let is_worker_wanted = run.worker.is_some();
+    perform(socket, run, (Duration::ZERO, profile), &args.command, |outcome| {
+        if is_worker_wanted {
+            tell_of_worker(outcome);
+        }
+        let Some(file) = &args.stats else { return Ok(()) };
+        let wall_us = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        super::run::write_stats(file, &DaemonStats::of(outcome, wall_us))
+    })
 }
 
 /// A command as a daemon is asked for it.
 pub(super) fn request(args: &RunArgs, settings: &RunSettings) -> Result<DaemonRun, Failure> {
+    let worker = args.worker.wanted(args, &settings.exec_root)?;
     let variables = settings.variables.iter().map(|variable| {
         let bytes = variable.as_bytes();
         let at = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
@@ -173,6 +185,7 @@ pub(super) fn request(args: &RunArgs, settings: &RunSettings) -> Result<DaemonRu
             (None, _) => Placement::Configured,
         },
         mnemonic: args.mnemonic.clone(),
+        worker,
         ..DaemonRun::default()
     };
     if settings.inputs.as_ref().is_some_and(Vec::is_empty) {
@@ -182,7 +195,21 @@ pub(super) fn request(args: &RunArgs, settings: &RunSettings) -> Result<DaemonRu
     Ok(run)
 }
 
-pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure> {
+/// Who asked for a worker and got none is told.
+fn tell_of_worker(outcome: &DaemonOutcome) {
+    match &outcome.one_shot_because {
+        _ if outcome.cached || outcome.persistent_worker.is_some() => {}
+        Some(why) => tell(format_args!("the command ran by itself, without a worker: {why}")),
+        None if matches!(outcome.end, DaemonEnd::Exited(_)) => {
+            let machine = &outcome.worker;
+            tell(format_args!("no worker ran the command: there are none on {machine:?}, which did"));
+        }
+        None => {}
+    }
+}
+
+/// `whence` says in an error where it cannot be had: `from a daemon`.
+pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs, whence: &str) -> Result<(), Failure> {
     let refused = [
         (args.race.is_given(), "an option of races, which is the daemon's own,"),
         (args.rootfs.is_some(), "--rootfs"),
@@ -193,7 +220,6 @@ pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure>
         (args.keep_on_failure, "--keep-on-failure"),
         (args.list_undeclared, "--list-undeclared"),
         (args.layer_dir.is_some(), "--layer-dir"),
-        (args.stats.is_some(), "--stats"),
         (!args.kill_delay.is_zero(), "--kill-delay"),
         (
             args.durability != DurabilityArg::Process,
@@ -202,8 +228,13 @@ pub(super) fn refuse_what_needs_no_daemon(args: &RunArgs) -> Result<(), Failure>
         (matches!(args.strategy, StrategyArg::Standalone), "--strategy standalone"),
     ];
     match refused.into_iter().find(|(is_there, _)| *is_there) {
-        Some((_, option)) => Err(Failure::new(format!("{option} cannot be had from a daemon"))
-            .hint(Some("leave out --daemon, and the command runs in a sandbox of this process"))),
+        Some((_, option)) => {
+            let hint = match args.daemon {
+                Some(_) => "leave out --daemon, and the command runs in a sandbox of this process",
+                None => "leave one of them out",
+            };
+            Err(Failure::new(format!("{option} cannot be had {whence}")).hint(Some(hint)))
+        }
         None => Ok(()),
     }
 }
@@ -277,7 +308,7 @@ pub fn rewrap(args: &RewrapArgs) -> Result<u8, Failure> {
         fresh: !args.remote_accept_cache,
         ..DaemonRun::default()
     };
-    perform(&socket, run, (args.dial_timeout, None), &args.command)
+    perform(&socket, run, (args.dial_timeout, None), &args.command, |_| Ok(()))
 }
 
 fn pairs(list: Option<&str>, option: &str) -> Result<Vec<(String, String)>, Failure> {
@@ -330,18 +361,20 @@ pub(super) fn unreachable_daemon(error: DaemonError) -> Failure {
 
 /// How the wait for a daemon went.
 enum Ended {
-    Outcome(Result<DaemonOutcome, DaemonError>),
+    Outcome(Result<Box<DaemonOutcome>, DaemonError>),
     Signal(u8),
 }
 
 /// The file of a trace, and the kind of what is run.
 type Profile<'a> = Option<(&'a Path, &'a str)>;
 
+/// Runs it; `report` is told of what came of it before the failure, if it is one, is.
 fn perform(
     socket: &Path,
     run: DaemonRun,
     (dial, profile): (Duration, Profile<'_>),
     command: &[OsString],
+    report: impl FnOnce(&DaemonOutcome) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
     let began = Instant::now();
     let ended = runtime()?.block_on(async {
@@ -350,7 +383,7 @@ fn perform(
             daemon.run(run, print).await
         };
         tokio::select! {
-            outcome = call => Ok(Ended::Outcome(outcome)),
+            outcome = call => Ok(Ended::Outcome(outcome.map(Box::new))),
             number = interrupted() => number.map(Ended::Signal),
         }
     });
@@ -360,7 +393,15 @@ fn perform(
         Ended::Outcome(Err(error)) => Err(unreachable_daemon(error)),
         Ended::Outcome(Ok(outcome)) => {
             let phases = outcome.phases.clone();
-            let code = conclude(outcome, command)?;
+            let reported = report(&outcome);
+            let code = match (conclude(*outcome, command), reported) {
+                (Ok(0), Err(failure)) => Err(failure),
+                (concluded, reported) => {
+                    // The first failure is the one that counts.
+                    reported.unwrap_or_else(|failure| tell(&failure));
+                    concluded
+                }
+            }?;
             if let Some((file, mnemonic)) = profile {
                 let command = command.first().map(OsString::as_os_str).unwrap_or_default();
                 let parts: Vec<(&str, u64)> = phases.iter().map(|(name, us)| (name.as_str(), *us)).collect();

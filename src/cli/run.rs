@@ -40,6 +40,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     if args.remote.is_some() {
         return super::run_remote::run(args);
     }
+    if args.worker.protocol.is_some() {
+        return super::run_worker::run(args);
+    }
     if args.exec_strategy.is_some() || args.race.is_given() {
         return Err(Failure::new("there is nothing to race against").hint(Some("give --remote, or --daemon")));
     }
@@ -52,9 +55,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         (false, _) => None,
     };
     let settings = args.settings()?;
-    if let Some(file) = args.stats.as_deref().filter(|file| *file != Path::new("-")) {
-        can_write(file).map_err(|error| stats_failure(file, error))?;
-    }
+    can_write_stats(args.stats.as_deref())?;
     recover_and_sweep(&settings)?;
     let runtime =
         Arc::new(Runtime::start(&RuntimeOptions { cgroups: cgroup_use(args, &settings), once: true })?);
@@ -309,6 +310,13 @@ fn tell_undeclared(executed: &Executed) {
 }
 
 /// Finds out before the run whether its statistics can be written after it.
+pub(super) fn can_write_stats(file: Option<&Path>) -> Result<(), Failure> {
+    match file.filter(|file| *file != Path::new("-")) {
+        Some(file) => can_write(file).map_err(|error| stats_failure(file, error)),
+        None => Ok(()),
+    }
+}
+
 fn can_write(file: &Path) -> std::io::Result<()> {
     match std::fs::File::create_new(file) {
         Ok(_) => std::fs::remove_file(file),
@@ -323,7 +331,7 @@ fn stats_failure(file: &Path, error: std::io::Error) -> Failure {
     Failure::new(format!("cannot write stats to {}: {error}", file.display()))
 }
 
-fn write_stats(file: &Path, object: &impl serde::Serialize) -> Result<(), Failure> {
+pub(super) fn write_stats(file: &Path, object: &impl serde::Serialize) -> Result<(), Failure> {
     let failed = |error: std::io::Error| stats_failure(file, error);
     let mut text = serde_json::to_string_pretty(object).map_err(|error| failed(error.into()))?;
     text.push('\n');

@@ -115,6 +115,10 @@ pub struct RunArgs {
     #[arg(help_heading = "Daemon")]
     pub mnemonic: String,
 
+    /// Options of a persistent worker
+    #[command(flatten)]
+    pub worker: super::run_worker::WorkerArgs,
+
     /// Variable of the command's environment
     #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Command")]
     pub variables: Vec<OsString>,

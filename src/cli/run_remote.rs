@@ -21,7 +21,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     checked.race = super::serve_args::RaceArgs::default();
     // The daemon is told below.
     checked.durability = DurabilityArg::Process;
-    daemon::refuse_what_needs_no_daemon(&checked)?;
+    daemon::refuse_what_needs_no_daemon(&checked, "from a daemon")?;
     let state = state_dir().join("run-remote");
     let socket = state.join("socket");
     let serve = ServeArgs {

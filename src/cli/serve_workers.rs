@@ -52,6 +52,7 @@ pub(super) fn workered(
         limits,
         log_dir: config.state_dir.join("workers"),
         stop_grace: STOP_GRACE,
+        connect_within: worker.connect_max,
         manner: Manner {
             verbosity: 0,
             mode: if worker.strict_flag_files { Mode::Strict } else { Mode::Legacy },

@@ -167,11 +167,11 @@ fn lines(status: &DaemonStatus, before: Option<(&DaemonStatus, Duration)>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::daemon::DaemonWorker;
+    use crate::remote::daemon::LiveWorker;
 
     fn status(runs: u64) -> DaemonStatus {
         let counters = [("local_wins", 2), ("margin_us", 4000), ("margins", 2), ("races", 3), ("runs", runs)];
-        let worker = |number, memory_kib| DaemonWorker {
+        let worker = |number, memory_kib| LiveWorker {
             number,
             mnemonic: "Javac".to_owned(),
             key: "abc".to_owned(),

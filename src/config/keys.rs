@@ -80,6 +80,8 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "worker.per_mnemonic_max" => worker.per_mnemonic_max, "Live workers of one mnemonic";
     "worker.multiplex_slots" => worker.multiplex_slots, "Requests that a multiplex worker has at a time";
     "worker.starting_max" => worker.starting_max, "Workers that start at a time";
+    "worker.connect_max" => worker.connect_max,
+        "How long a worker of Buck2's protocol may take to serve its socket; what waits for it runs by itself then";
     "worker.memory_max" => worker.memory_max,
         "Memory of all workers: beyond it idle ones are stopped, the largest first, then others when they are done";
     "worker.freeze_after" => worker.freeze_after, "A worker without work is frozen after this";

@@ -18,6 +18,8 @@ pub struct Worker {
     pub multiplex_slots: u32,
     /// Workers that start at a time.
     pub starting_max: u32,
+    /// To serve a socket.
+    pub connect_max: Duration,
     /// Of all workers together.
     pub memory_max: Option<Bytes>,
     /// Without work, before it is frozen.
@@ -53,6 +55,7 @@ impl Default for Worker {
             per_mnemonic_max: 16,
             multiplex_slots: 8,
             starting_max: 4,
+            connect_max: Duration::from_secs(60),
             memory_max: None,
             freeze_after: Duration::from_secs(5),
             idle_max: Duration::from_secs(15 * 60),

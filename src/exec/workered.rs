@@ -143,7 +143,7 @@ impl Workered {
     }
 
     fn done(&self, job: &Job, done: WorkerDone, result: &mut ActionResult) -> Verdict {
-        let WorkerDone { response, outputs, quality, used, .. } = done;
+        let WorkerDone { response, outputs, quality, used, timed_out, .. } = done;
         result.exit_code = response.exit_code;
         if let Some(used) = used {
             (result.usage.user, result.usage.system) = (used.user, used.system);
@@ -165,6 +165,9 @@ impl Workered {
         match self.say(job.function, &response.output) {
             Ok(digest) => result.stderr = digest,
             Err(verdict) => return verdict,
+        }
+        if let Some(limit) = timed_out {
+            return Verdict::TimedOut { limit };
         }
         match outputs {
             Ok(handed) => {

@@ -7,7 +7,9 @@
 //! Limits: one connection for one action; a name of a socket has at most 107 bytes.
 
 use super::news::{self, DaemonNews};
+use crate::action::PersistentWorker;
 use crate::exec::executor::Placement;
+use crate::worker::wire::Protocol;
 use fulgurite_proto::v1;
 use fulgurite_proto::v1::local_client::LocalClient;
 use fulgurite_proto::v1::run_event::Event;
@@ -54,6 +56,36 @@ pub struct DaemonRun {
     pub fresh: bool,
     /// The host's network.
     pub host_network: bool,
+    /// The persistent worker that is to run it.
+    pub worker: Option<DaemonWorker>,
+}
+
+/// A persistent worker for a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonWorker {
+    /// How it is spoken with.
+    pub protocol: Protocol,
+    /// Several requests at a time, each in a directory of its own; not Buck2's.
+    pub multiplex: bool,
+    /// Its own files, or directories of them, where the action sees them.
+    pub tools: Vec<Vec<u8>>,
+    /// A part of its key; empty: none.
+    pub key: String,
+    /// With Buck2's protocol: how many arguments start it; 0: those that name no file of arguments.
+    pub startup_arguments: u32,
+    /// It answers cancels.
+    pub cancels: bool,
+    /// What it sees; `None`: as the daemon is configured.
+    pub view: Option<DaemonWorkerView>,
+}
+
+/// What a worker sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DaemonWorkerView {
+    /// Of each request its own inputs.
+    Own,
+    /// One directory, changed for each request.
+    Shared,
 }
 
 /// What comes before the end.
@@ -100,6 +132,10 @@ pub struct DaemonOutcome {
     pub notes: Vec<String>,
     /// Microseconds by phase.
     pub phases: Vec<(String, u64)>,
+    /// The persistent worker that made it.
+    pub persistent_worker: Option<PersistentWorker>,
+    /// Why none did, though one was asked for.
+    pub one_shot_because: Option<String>,
 }
 
 /// What a daemon is doing.
@@ -120,12 +156,12 @@ pub struct DaemonStatus {
     /// What tasks of the machine wait for, in thousandths of the last 10 s.
     pub pressure: Vec<(String, u32)>,
     /// Its persistent workers.
-    pub workers: Vec<DaemonWorker>,
+    pub workers: Vec<LiveWorker>,
 }
 
 /// A persistent worker of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonWorker {
+pub struct LiveWorker {
     /// Its number since the start.
     pub number: u64,
     /// Its kind.
@@ -345,12 +381,13 @@ pub fn request(run: DaemonRun) -> v1::RunRequest {
             Placement::RemoteLocalFallback => v1::ExecStrategy::RemoteLocalFallback,
             Placement::Racing => v1::ExecStrategy::Racing,
         } as i32,
+        worker: run.worker.map(worker),
         ..v1::RunRequest::default()
     }
 }
 
 fn decode_status(status: v1::Status) -> DaemonStatus {
-    let worker = |worker: v1::LiveWorker| DaemonWorker {
+    let worker = |worker: v1::LiveWorker| LiveWorker {
         number: worker.number,
         mnemonic: worker.mnemonic,
         key: worker.key,
@@ -373,6 +410,27 @@ fn decode_status(status: v1::Status) -> DaemonStatus {
     }
 }
 
+fn worker(worker: DaemonWorker) -> v1::Worker {
+    v1::Worker {
+        protocol: match (worker.protocol, worker.multiplex) {
+            (Protocol::Proto, false) => v1::WorkerProtocol::Proto,
+            (Protocol::Proto, true) => v1::WorkerProtocol::MultiplexProto,
+            (Protocol::Json, false) => v1::WorkerProtocol::Json,
+            (Protocol::Json, true) => v1::WorkerProtocol::MultiplexJson,
+            (Protocol::Buck2, _) => v1::WorkerProtocol::Buck2,
+        } as i32,
+        tools: worker.tools,
+        key: worker.key,
+        startup_arguments: worker.startup_arguments,
+        cancels: worker.cancels,
+        view: match worker.view {
+            None => v1::WorkerView::Unspecified,
+            Some(DaemonWorkerView::Own) => v1::WorkerView::Own,
+            Some(DaemonWorkerView::Shared) => v1::WorkerView::Shared,
+        } as i32,
+    }
+}
+
 /// A request that was refused as a whole is the caller's mistake, and its outcome.
 fn refusal(status: &Status) -> DaemonOutcome {
     let message = status.message();
@@ -388,6 +446,8 @@ fn refusal(status: &Status) -> DaemonOutcome {
         outputs: 0,
         notes: Vec::new(),
         phases: Vec::new(),
+        persistent_worker: None,
+        one_shot_because: None,
     }
 }
 
@@ -406,8 +466,17 @@ fn decode(outcome: v1::ActionOutcome) -> DaemonOutcome {
         None => DaemonEnd::Failed { message: "the daemon told no end".to_owned(), hint: None },
     };
     let is_failure = matches!(end, DaemonEnd::Failed { .. });
+    let persistent_worker = outcome.persistent_worker.map(|worker| PersistentWorker {
+        number: worker.number,
+        key: worker.key,
+        key_quality: worker.key_quality,
+        request: worker.request,
+        sealed: worker.sealed,
+    });
     DaemonOutcome {
         end,
+        persistent_worker,
+        one_shot_because: Some(outcome.one_shot_because).filter(|why| !why.is_empty()),
         cached: outcome.cached,
         worker: outcome.worker,
         outputs: outcome.outputs.len(),

@@ -28,7 +28,7 @@ pub enum Mode {
 pub struct Split {
     /// The worker's own command, without `--persistent_worker`.
     pub startup: Vec<String>,
-    /// Arguments that name flag files, as they were given.
+    /// Arguments that name flag files, as they were given; or all of one request's.
     pub flag_files: Vec<String>,
 }
 
@@ -47,6 +47,14 @@ pub enum ArgumentsError {
     /// Nothing is left to start.
     #[error("because the command-line arguments contain nothing but @flagfile or --flagfile= arguments")]
     NoStartup,
+    /// There are fewer arguments than those that shall start the worker.
+    #[error("because the command line has {there} arguments, and {asked} are said to start the worker")]
+    TooFew {
+        /// So many are said to.
+        asked: usize,
+        /// So many are there.
+        there: usize,
+    },
     /// A flag file is none of the action's inputs.
     #[error("Failed to read @-argument '{argument}': file is not a declared input")]
     NotDeclared {
@@ -96,7 +104,11 @@ impl ArgumentsError {
     #[must_use]
     pub fn for_action(&self, mnemonic: &str) -> String {
         match self {
-            Self::NoFlagFile | Self::FlagFileBeforeEnd | Self::FlagFileNotLast | Self::NoStartup => {
+            Self::NoFlagFile
+            | Self::FlagFileBeforeEnd
+            | Self::FlagFileNotLast
+            | Self::NoStartup
+            | Self::TooFew { .. } => {
                 format!("Worker strategy cannot execute this {mnemonic} action, {self}")
             }
             _ => self.to_string(),
@@ -139,6 +151,21 @@ pub fn split(arguments: &[String], mode: Mode) -> Result<Split, ArgumentsError> 
     match startup.is_empty() {
         true => Err(ArgumentsError::NoStartup),
         false => Ok(Split { startup, flag_files }),
+    }
+}
+
+/// Splits a command line for a wire that takes arguments as they are: the first `startup` ones start the worker, the
+/// rest is one request's. Without a number, arguments that name flag files are the request's, and are not expanded.
+///
+/// # Errors
+/// As [`split`], and when there are not so many arguments.
+pub fn split_at(arguments: &[String], startup: Option<usize>) -> Result<Split, ArgumentsError> {
+    let Some(asked) = startup else { return split(arguments, Mode::Legacy) };
+    let there = arguments.len();
+    match arguments.split_at_checked(asked) {
+        None => Err(ArgumentsError::TooFew { asked, there }),
+        Some(([], _)) => Err(ArgumentsError::NoStartup),
+        Some((startup, rest)) => Ok(Split { startup: startup.to_vec(), flag_files: rest.to_vec() }),
     }
 }
 

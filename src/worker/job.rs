@@ -5,16 +5,19 @@
 //!                   └──► flag files ─ expand, from the input root ─► request
 //!   input root ─ one walk ─► all files with digests ─► request; those that are marked ─► key
 //! ```
+//! On Buck2's wire nothing is appended or expanded, `WORKER_SOCKET` says that it is a worker, and a request has the
+//! environment and no list of inputs.
+//!
 //! Invariants: a request lists every file of the input root or is not made at all; flag files are read from the input
 //! root by digest, never from a disk by name.
 
 use super::arguments::{self, ArgumentsError, ExpandError, Mode};
-use super::bazel_proto;
 use super::key::{KeyParts, KeyQuality, WorkerKey};
 use super::limits::{EXPANSION_BYTES_MAX, REQUEST_BYTES_MAX};
 use super::wanted::Wanted;
 use super::wire::{Protocol, WorkInput, WorkRequest};
-use crate::action::{Command, Digest, ExecPath};
+use super::{bazel_proto, buck2};
+use crate::action::{Command, Digest, ExecPath, TOOL_INPUT};
 use crate::cas::Cas;
 use crate::exec::executor::Job;
 use crate::stage::root::{Node, StagedRoot};
@@ -28,8 +31,10 @@ use std::time::Duration;
 
 /// Where input roots are, inside.
 const WORK: &str = "/work";
-/// What marks a file of the tool.
-const TOOL_INPUT: &str = "bazel_tool_input";
+/// Below that, in a worker's own view: the directory of its socket, which has no other use where requests are not
+/// beside each other; and the socket in it.
+pub(super) const SOCKET_DIR: &str = "_w";
+pub(super) const SOCKET_NAME: &str = "socket";
 
 /// What starts a worker.
 #[derive(Debug)]
@@ -130,21 +135,24 @@ pub(super) fn prepare(work: &WorkerJob<'_>, cas: &Cas, manner: &Manner) -> Resul
     let command = &work.job.command;
     let mnemonic = mnemonic(work);
     let failed = |why| NoWorker::Arguments { mnemonic: mnemonic.clone(), why };
-    let split = arguments::split(&command.arguments, manner.mode).map_err(failed)?;
-    let mut read = |name: &str| read_input(work, cas, name);
-    let expanded = arguments::expand(&split.flag_files, &mut read).map_err(failed)?;
-    let (inputs, marked) = inputs(&work.staged, command);
-    let (tools, quality) = tools(work, marked, &split.startup);
-    let mut startup = split.startup;
-    startup.push("--persistent_worker".to_owned());
-    startup.extend(manner.extra_flags.get(&mnemonic).into_iter().flatten().cloned());
     let verbosity = manner.verbosity;
-    let request = WorkRequest { arguments: expanded, inputs, verbosity, ..WorkRequest::default() };
-    let bytes = bazel_proto::encoded_len(&request);
+    let Wanted { protocol, declared, cancels, .. } = &work.wanted;
+    let is_buck2 = *protocol == Protocol::Buck2;
+    let (inputs, marked) = inputs(&work.staged, command);
+    let (mut startup, request) = if is_buck2 {
+        of_buck2(work).map_err(failed)?
+    } else {
+        let (startup, arguments) = of_bazel(work, cas, manner.mode).map_err(failed)?;
+        (startup, WorkRequest { arguments, inputs, verbosity, ..WorkRequest::default() })
+    };
+    let (tools, quality) = tools(work, marked, &startup);
+    // Buck2's workers know by a variable that they are some.
+    startup.extend((!is_buck2).then(|| "--persistent_worker".to_owned()));
+    startup.extend(manner.extra_flags.get(&mnemonic).into_iter().flatten().cloned());
+    let bytes = if is_buck2 { buck2::encoded_len(&request) } else { bazel_proto::encoded_len(&request) };
     if bytes > REQUEST_BYTES_MAX {
         return Err(NoWorker::TooLarge { inputs: request.inputs.len(), bytes });
     }
-    let Wanted { protocol, declared, cancels, .. } = &work.wanted;
     let shares = work.shares;
     // In one directory, one request at a time.
     let multiplex = work.wanted.multiplex && !shares;
@@ -166,17 +174,14 @@ pub(super) fn prepare(work: &WorkerJob<'_>, cas: &Cas, manner: &Manner) -> Resul
     let key = WorkerKey::of(&parts);
     let c_string =
         |text: String| CString::new(text).map_err(|_| NoWorker::Other("a NUL byte in it".to_owned()));
-    let variables = parts.environment.iter().map(|(name, value)| c_string(format!("{name}={value}")));
+    let inside = if directory.is_empty() { WORK.to_owned() } else { format!("{WORK}/{directory}") };
+    let variables = variables(&parts.environment, is_buck2.then_some(inside.as_str()));
     let launch = Launch {
         key,
         quality,
-        variables: variables.collect::<Result<_, _>>()?,
+        variables: variables.into_iter().map(c_string).collect::<Result<_, _>>()?,
         arguments: parts.startup.into_iter().map(c_string).collect::<Result<_, _>>()?,
-        directory: c_string(if directory.is_empty() {
-            WORK.to_owned()
-        } else {
-            format!("{WORK}/{directory}")
-        })?,
+        directory: c_string(inside)?,
         tools: parts.tools.into(),
         mnemonic,
         spec: parts.sandbox,
@@ -189,6 +194,38 @@ pub(super) fn prepare(work: &WorkerJob<'_>, cas: &Cas, manner: &Manner) -> Resul
         staged: work.staged.clone(),
     };
     Ok(Prepared { launch: Arc::new(launch), request })
+}
+
+type Words = Vec<String>;
+
+/// What starts a worker of Bazel's protocol, and a request's arguments.
+fn of_bazel(work: &WorkerJob<'_>, cas: &Cas, mode: Mode) -> Result<(Words, Words), ArgumentsError> {
+    let split = arguments::split(&work.job.command.arguments, mode)?;
+    let mut read = |name: &str| read_input(work, cas, name);
+    Ok((split.startup, arguments::expand(&split.flag_files, &mut read)?))
+}
+
+/// What starts a worker of Buck2's protocol, and a request.
+fn of_buck2(work: &WorkerJob<'_>) -> Result<(Words, WorkRequest), ArgumentsError> {
+    let command = &work.job.command;
+    let split = arguments::split_at(&command.arguments, work.wanted.startup)?;
+    let (environment, timeout) = (command.environment.clone(), Some(work.timeout));
+    let arguments = split.flag_files;
+    Ok((split.startup, WorkRequest { arguments, environment, timeout, ..WorkRequest::default() }))
+}
+
+/// The variables of a worker. One of Buck2's protocol is told where to serve, and where it starts; a path of a socket
+/// has at most 107 bytes.
+fn variables(environment: &[(String, String)], of_buck2: Option<&str>) -> Words {
+    let own = of_buck2.map(|directory| {
+        let socket = format!("{WORK}/{SOCKET_DIR}/{SOCKET_NAME}");
+        [("WORKER_SOCKET", socket), ("PWD", directory.to_owned())]
+    });
+    let own = own.as_slice().as_flattened();
+    let is_own = |name: &str| own.iter().any(|(known, _)| *known == name);
+    let given = environment.iter().filter(|(name, _)| !is_own(name));
+    let given = given.map(|(name, value)| format!("{name}={value}"));
+    given.chain(own.iter().map(|(name, value)| format!("{name}={value}"))).collect()
 }
 
 /// The working directory below the input root; empty: the root itself.

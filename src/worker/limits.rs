@@ -65,6 +65,14 @@ pub const BUCK2_MESSAGE_CHARACTERS_MAX: usize = 4096;
 /// Longest wait for a worker to serve its socket, as Buck2 has it.
 pub const BUCK2_CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
+/// What a worker has beyond an action's time to say that it gave up, before it is killed: whoever keeps time by himself
+/// stays warm.
+pub const BUCK2_TIMEOUT_GRACE: Duration = Duration::from_secs(1);
+
+/// Commands and cancels that wait for the thread that talks to a worker: there is one of each at most, and one of each
+/// that it has not looked at.
+pub const BUCK2_SAID_MAX: usize = 4;
+
 /// Pause after the first failed connection; doubled up to [`BUCK2_RETRY_PAUSE_MAX`], as Buck2 does.
 pub const BUCK2_RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 

@@ -1,5 +1,7 @@
 //! Requests and responses of workers, as the rest of the program knows them; the wires translate.
 
+use std::time::Duration;
+
 /// A file that a request may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkInput {
@@ -24,6 +26,10 @@ pub struct WorkRequest {
     pub verbosity: i32,
     /// Prefix of all files of this request, relative to the worker's working directory; multiplex only.
     pub sandbox_dir: String,
+    /// The action's whole environment; on Buck2's wire only, the others have no place for it.
+    pub environment: Vec<(String, String)>,
+    /// What the action may take; on Buck2's wire only.
+    pub timeout: Option<Duration>,
 }
 
 /// What came of it.
@@ -37,6 +43,8 @@ pub struct WorkResponse {
     pub request_id: i32,
     /// The answer to a cancel.
     pub was_cancelled: bool,
+    /// The worker itself gave up at the end of the action's time; Buck2's wire only.
+    pub timed_out: bool,
 }
 
 /// How a worker is spoken with.

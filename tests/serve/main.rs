@@ -15,6 +15,7 @@ mod draining;
 mod endings;
 mod evictions;
 mod local;
+mod local_workers;
 mod many;
 mod merging;
 mod observing;
@@ -26,6 +27,7 @@ mod refusals;
 mod remote;
 mod starting;
 mod workers;
+mod workers_buck2;
 mod workers_many;
 
 use client::Client;
@@ -90,7 +92,9 @@ fn main() -> ExitCode {
         disk::ALONE,
         local::ALONE,
         many::ALONE,
+        local_workers::ALONE,
         workers::ALONE,
+        workers_buck2::ALONE,
         workers_many::ALONE,
         deaths(),
     ];

@@ -481,6 +481,9 @@ fn of_publish(error: &commit::PublishError) -> Status {
     }
 }
 
+/// How the type of what Fulgurite says of an execution ends.
+const DETAILS: &str = "/fulgurite.v1.ExecutionDetails";
+
 /// How the run ended, and what it used.
 fn outcome(done: &Done, result: Option<&reapi::ActionResult>) -> v1::ActionOutcome {
     use v1::action_outcome::End;
@@ -501,8 +504,16 @@ fn outcome(done: &Done, result: Option<&reapi::ActionResult>) -> v1::ActionOutco
         }
     };
     let metadata = result.and_then(|result| result.execution_metadata.as_ref());
+    let details = metadata.and_then(|metadata| {
+        let ours = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with(DETAILS))?;
+        // Another server's may be anything.
+        v1::ExecutionDetails::decode(ours.value.as_slice()).ok()
+    });
+    let details = details.unwrap_or_default();
     v1::ActionOutcome {
         end: Some(end),
+        persistent_worker: details.persistent_worker,
+        one_shot_because: details.one_shot_because,
         cached: done.cached,
         worker: metadata.map(|metadata| metadata.worker.clone()).unwrap_or_default(),
         message: done.message.clone(),

@@ -17,6 +17,7 @@ mod own;
 mod request;
 mod stream;
 mod watch;
+mod worker;
 mod workers;
 
 pub use own::{OwnAction, ReadyOutputs};
@@ -132,7 +133,8 @@ impl LocalService {
         let limits = TreeLimits::default();
         let now = drive::now();
         let now_ns = i128::from(now.seconds) * 1_000_000_000 + i128::from(now.nanos);
-        let from = ImportFrom { exec_root: root.as_fd(), inputs: asked.inputs.as_deref(), limits, now_ns };
+        let (inputs, tools) = (asked.inputs.as_deref(), asked.tools.as_slice());
+        let from = ImportFrom { exec_root: root.as_fd(), inputs, tools, limits, now_ns };
         let command = asked.command.clone();
         let mut action = ActionSpec {
             command_digest: Digest::empty(FUNCTION),

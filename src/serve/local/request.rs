@@ -1,5 +1,6 @@
 //! A request of the local API, decoded: paths checked, limits as platform properties.
 
+use super::worker::AskedWorker;
 use crate::action::{Command, CommandOutput, ExecPath, InputSpec, OutputKind, OutputSpec, Outputs};
 use crate::exec::executor::Placement;
 use crate::stage::merkle::MerkleError;
@@ -22,6 +23,8 @@ pub(super) struct Asked {
     pub(super) outputs_on_failure: bool,
     pub(super) command: Command,
     pub(super) platform: Vec<(String, String)>,
+    /// Files of a worker, among the inputs.
+    pub(super) tools: Vec<ExecPath>,
     pub(super) timeout: Option<Duration>,
     pub(super) do_not_cache: bool,
     pub(super) fresh: bool,
@@ -83,6 +86,8 @@ impl Asked {
             request.platform.into_iter().map(|property| (property.name, property.value)).collect();
         let limits = request.limits.unwrap_or_default();
         platform.extend(properties(&limits, request.network));
+        let worker = AskedWorker::decode(request.worker, &request.mnemonic, &exec_root)?;
+        platform.extend(worker.properties);
         platform.sort();
         Ok(Asked {
             exec_root,
@@ -91,6 +96,7 @@ impl Asked {
             outputs_on_failure: request.outputs_on_failure,
             command,
             platform,
+            tools: worker.tools,
             timeout: limits.timeout_ms.map(Duration::from_millis).filter(|timeout| !timeout.is_zero()),
             do_not_cache: request.do_not_cache,
             fresh: request.fresh,

@@ -22,7 +22,7 @@ pub use memory::{DigestMemory, Stamp};
 use super::error::StageError;
 use super::fault::{Fault, TreeError};
 use super::limits::TreeLimits;
-use crate::action::{Digest, DigestFunction, InputSpec};
+use crate::action::{Digest, DigestFunction, ExecPath, InputSpec};
 use crate::cas::{Cas, CasError, Pin};
 use node::Node;
 use rustix::fd::BorrowedFd;
@@ -59,6 +59,9 @@ pub enum MerkleError {
         /// How many went.
         lost: usize,
     },
+    /// What is said to be a worker's own file is none of the inputs.
+    #[error("{} is none of the inputs, and a worker's tool has to be one", .0.display())]
+    NoTool(PathBuf),
     /// A file changed again and again while it was read.
     #[error("cannot take {} as an input: somebody is writing to it", .0.display())]
     Unsteady(PathBuf),
@@ -71,6 +74,7 @@ impl MerkleError {
         match self {
             MerkleError::Stage(error) => error.hint(),
             MerkleError::NotUtf8 { .. } => Some("rename it, or run the command here alone"),
+            MerkleError::NoTool(_) => Some("declare it as an input as well, and name no symlink"),
             MerkleError::Unsteady(_) => Some("let the action that writes it end first"),
             MerkleError::Full { .. } => Some("give the store more room: store.size_bytes_max"),
             MerkleError::Tree(_) | MerkleError::Store { .. } => None,
@@ -108,6 +112,8 @@ pub struct ImportFrom<'a> {
     pub exec_root: BorrowedFd<'a>,
     /// The declared inputs; `None`: the whole exec root.
     pub inputs: Option<&'a [InputSpec]>,
+    /// Inputs, or directories of them, that get the mark of a worker's own files.
+    pub tools: &'a [ExecPath],
     /// How much there may be.
     pub limits: TreeLimits,
     /// Nanoseconds since 1970.
@@ -124,12 +130,19 @@ pub fn import(
     memory: &DigestMemory,
     from: &ImportFrom<'_>,
 ) -> Result<Imported, MerkleError> {
-    let ImportFrom { exec_root, inputs, limits, now_ns } = *from;
+    let ImportFrom { exec_root, inputs, tools, limits, now_ns } = *from;
     let mut walk = walk::Walk::new(cas, function, memory, limits, now_ns);
-    let root = match inputs {
+    let mut root = match inputs {
         None => walk.directory(exec_root, PathBuf::new())?,
         Some(inputs) => walk.declared(exec_root, inputs)?,
     };
+    for tool in tools {
+        let names = tool.components().map(|name| name.to_str());
+        let names: Option<Vec<&str>> = names.collect();
+        if !names.is_some_and(|names| root.mark(&names)) {
+            return Err(MerkleError::NoTool(tool.as_path().to_path_buf()));
+        }
+    }
     let mut blobs = Vec::new();
     let digest = node::seal(cas, function, Node::Directory(root), std::path::Path::new("."), &mut blobs)?;
     Ok(Imported { root: digest, blobs, ..walk.done(digest) })

@@ -2,7 +2,8 @@
 
 use super::MerkleError;
 use crate::action::{
-    Digest, DigestFunction, Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, encode,
+    Digest, DigestFunction, Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, TOOL_INPUT,
+    encode,
 };
 use crate::cas::Cas;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::path::Path;
 /// One node of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Node {
-    File { digest: Digest, executable: bool },
+    File { digest: Digest, executable: bool, is_tool: bool },
     Symlink { target: String },
     Directory(Branch),
 }
@@ -32,6 +33,32 @@ impl Branch {
             branch = below;
         }
         Some(branch)
+    }
+
+    /// Marks a file, or all files below a directory, as a worker's own; false if there is no such thing.
+    pub(super) fn mark(&mut self, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else {
+            self.mark_all();
+            return true;
+        };
+        match (self.entries.get_mut(*first), rest) {
+            (Some(Node::File { is_tool, .. }), []) => {
+                *is_tool = true;
+                true
+            }
+            (Some(Node::Directory(below)), rest) => below.mark(rest),
+            _ => false,
+        }
+    }
+
+    fn mark_all(&mut self) {
+        for node in self.entries.values_mut() {
+            match node {
+                Node::File { is_tool, .. } => *is_tool = true,
+                Node::Directory(below) => below.mark_all(),
+                Node::Symlink { .. } => {}
+            }
+        }
     }
 
     /// Takes in what another branch has; the name at fault if both have one with two meanings.
@@ -64,14 +91,12 @@ pub(super) fn seal(
     let mut directory = Directory::default();
     for (name, node) in branch.entries {
         match node {
-            Node::File { digest, executable } => {
+            Node::File { digest, executable, is_tool } => {
                 blobs.push(digest);
-                directory.files.push(FileNode {
-                    name,
-                    digest,
-                    executable,
-                    properties: NodeProperties::default(),
-                });
+                let mark = is_tool.then(|| (TOOL_INPUT.to_owned(), String::new()));
+                let properties =
+                    NodeProperties { properties: mark.into_iter().collect(), ..NodeProperties::default() };
+                directory.files.push(FileNode { name, digest, executable, properties });
             }
             Node::Symlink { target } => {
                 directory.symlinks.push(SymlinkNode { name, target, properties: NodeProperties::default() });

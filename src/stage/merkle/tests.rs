@@ -48,13 +48,27 @@ impl Scene {
         self.import_within(inputs, TreeLimits::default())
     }
 
+    fn import_tools(&self, inputs: Option<&[InputSpec]>, tools: &[&str]) -> Result<Imported, MerkleError> {
+        let tools: Vec<_> = tools.iter().map(|path| ExecPath::new(path).unwrap()).collect();
+        self.import_of(inputs, &tools, TreeLimits::default())
+    }
+
     fn import_within(
         &self,
         inputs: Option<&[InputSpec]>,
         limits: TreeLimits,
     ) -> Result<Imported, MerkleError> {
+        self.import_of(inputs, &[], limits)
+    }
+
+    fn import_of(
+        &self,
+        inputs: Option<&[InputSpec]>,
+        tools: &[ExecPath],
+        limits: TreeLimits,
+    ) -> Result<Imported, MerkleError> {
         let root = self.root();
-        let from = ImportFrom { exec_root: root.as_fd(), inputs, limits, now_ns: now_ns() };
+        let from = ImportFrom { exec_root: root.as_fd(), inputs, tools, limits, now_ns: now_ns() };
         import(&self.cas, FUNCTION, &self.memory, &from)
     }
 
@@ -75,6 +89,8 @@ impl Scene {
                 self.cas.read(&file.digest, 1 << 20).unwrap()
             };
             let mark = if file.executable { "*" } else { "" };
+            let is_tool = file.properties.properties.iter().any(|(name, _)| name == "bazel_tool_input");
+            let mark = format!("{mark}{}", if is_tool { "!" } else { "" });
             listed.push(format!("{above}{}{mark}={}", file.name, String::from_utf8_lossy(&bytes)));
         }
         listed.extend(directory.symlinks.iter().map(|link| format!("{above}{}->{}", link.name, link.target)));
@@ -104,6 +120,26 @@ fn a_tree_comes_in_whole() {
     let root = decode::directory(FUNCTION, &scene.cas.read(&imported.root, 1 << 20).unwrap()).unwrap();
     let names: Vec<_> = root.directories.iter().map(|below| below.name.as_str()).collect();
     assert_eq!(names, ["a", "hollow"]);
+}
+
+#[test]
+fn files_of_a_worker_are_marked() {
+    let scene = Scene::new();
+    for path in ["tools/worker", "tools/lib/a", "tools/lib/b", "src/a"] {
+        scene.write(path, b"x");
+    }
+    symlink("a", scene.tree().join("tools/lib/link")).unwrap();
+    let imported = scene.import_tools(None, &["tools/lib", "tools/worker"]).unwrap();
+    let listed = ["src/a=x", "tools/worker!=x", "tools/lib/a!=x", "tools/lib/b!=x", "tools/lib/link->a"];
+    assert_eq!(scene.listed(&imported.root), listed);
+    let declared = [beneath("tools", "moved"), beneath("tools/lib/a", "moved/lib/a")];
+    let imported = scene.import_tools(Some(&declared), &["moved/worker"]).unwrap();
+    assert!(scene.listed(&imported.root).contains(&"moved/worker!=x".to_owned()));
+    assert_ne!(imported.root, scene.import(Some(&declared)).unwrap().root, "the mark is a part of the root");
+    for none in ["tools/none", "src/a/x", "tools/lib/link"] {
+        let error = scene.import_tools(None, &[none]).unwrap_err();
+        assert!(matches!(error, MerkleError::NoTool(_)), "{none}: {error}");
+    }
 }
 
 #[test]

@@ -204,7 +204,7 @@ impl<'a> Walk<'a> {
         if let Some(digest) = known
             && self.cas.contains(&digest)
         {
-            return Ok(Node::File { digest, executable });
+            return Ok(Node::File { digest, executable, is_tool: false });
         }
         for _ in 0..READS_MAX {
             let file = std::fs::File::from(open().map_err(Fault::of("open", shown))?);
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
             if Stamp::of(&before) == Stamp::of(&after) {
                 self.memory.put(Stamp::of(&after), self.function, digest, self.now_ns);
             }
-            return Ok(Node::File { digest, executable });
+            return Ok(Node::File { digest, executable, is_tool: false });
         }
         Err(MerkleError::Unsteady(shown.to_path_buf()))
     }

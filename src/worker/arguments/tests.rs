@@ -155,3 +155,21 @@ proptest! {
         prop_assert_eq!(found, Ok(expected));
     }
 }
+
+#[test]
+fn a_number_splits_where_nothing_is_expanded() {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let split = split_at(&words("worker -f build @x out"), Some(2)).unwrap();
+    assert_eq!((split.startup, split.flag_files), (words("worker -f"), words("build @x out")));
+    let whole = split_at(&words("worker -f"), Some(2)).unwrap();
+    assert!(whole.flag_files.is_empty());
+    let files = split_at(&words("worker @x -f"), None).unwrap();
+    assert_eq!((files.startup, files.flag_files), (words("worker -f"), words("@x")));
+    assert_eq!(split_at(&words("worker"), Some(0)), Err(ArgumentsError::NoStartup));
+    let error = split_at(&words("worker x"), Some(3)).unwrap_err();
+    assert_eq!(error, ArgumentsError::TooFew { asked: 3, there: 2 });
+    assert!(
+        error.for_action("Test").contains("cannot execute this Test action, because the command line has 2")
+    );
+    assert_eq!(split_at(&words("worker x"), None), Err(ArgumentsError::NoFlagFile));
+}

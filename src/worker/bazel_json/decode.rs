@@ -48,6 +48,7 @@ pub fn decode(message: &[u8]) -> Result<WorkResponse, WireError> {
         output: response.output.unwrap_or_default(),
         request_id: response.request_id,
         was_cancelled: response.was_cancelled.unwrap_or_default(),
+        timed_out: false,
     })
 }
 

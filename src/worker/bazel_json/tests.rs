@@ -28,7 +28,7 @@ fn refused(text: &str) -> FramingError {
 }
 
 fn answer(exit_code: i32, output: &str, request_id: i32) -> WorkResponse {
-    WorkResponse { exit_code, output: output.to_owned(), request_id, was_cancelled: false }
+    WorkResponse { exit_code, output: output.to_owned(), request_id, ..WorkResponse::default() }
 }
 
 /// Any JSON, not deep.
@@ -86,7 +86,7 @@ proptest! {
             "unknown": unknown, "exitCode": exit_code, "output": output, "requestId": request_id,
             "wasCancelled": was_cancelled, "more": unknown,
         });
-        let expected = WorkResponse { exit_code, output, request_id, was_cancelled };
+        let expected = WorkResponse { exit_code, output, request_id, was_cancelled, timed_out: false };
         prop_assert_eq!(decode(printed.to_string().as_bytes()), Ok(expected));
     }
 
@@ -145,6 +145,7 @@ fn prints_as_protocol_buffers_do() {
             cancel: false,
             verbosity: 10,
             sandbox_dir: "_w/1".to_owned(),
+            ..WorkRequest::default()
         },
         // echo -n 0a1b | base64
         concat!(

@@ -36,5 +36,6 @@ pub fn decode(message: &[u8]) -> Result<WorkResponse, WireError> {
         output,
         request_id: raw.request_id,
         was_cancelled: raw.was_cancelled,
+        timed_out: false,
     })
 }

@@ -31,7 +31,7 @@ fn refused(bytes: &[u8]) -> FramingError {
 }
 
 fn wire(response: &WorkResponse) -> Vec<u8> {
-    let WorkResponse { exit_code, output, request_id, was_cancelled } = response.clone();
+    let WorkResponse { exit_code, output, request_id, was_cancelled, .. } = response.clone();
     bazel::WorkResponse { exit_code, output, request_id, was_cancelled }.encode_length_delimited_to_vec()
 }
 
@@ -42,6 +42,7 @@ fn response() -> impl Strategy<Value = WorkResponse> {
             output,
             request_id,
             was_cancelled,
+            timed_out: false,
         },
     )
 }
@@ -57,6 +58,7 @@ fn request() -> impl Strategy<Value = WorkRequest> {
             cancel,
             verbosity,
             sandbox_dir,
+            ..WorkRequest::default()
         },
     )
 }
@@ -137,7 +139,7 @@ fn reads_what_writers_may_write() {
                   12345678";
     assert_eq!(bytes.len(), 0x26 + 1);
     let expected =
-        WorkResponse { exit_code: -1, output: "ok".to_owned(), request_id: 3, was_cancelled: false };
+        WorkResponse { exit_code: -1, output: "ok".to_owned(), request_id: 3, ..WorkResponse::default() };
     assert_eq!(responses(bytes), [expected]);
 }
 
@@ -235,7 +237,8 @@ fn text_that_is_none_fails_its_own_request() {
 #[test]
 fn a_long_output_is_cut() {
     let text = "é".repeat(32 << 20);
-    let sent = WorkResponse { output: format!("a{text}"), request_id: 9, exit_code: 1, was_cancelled: false };
+    let sent =
+        WorkResponse { output: format!("a{text}"), request_id: 9, exit_code: 1, ..WorkResponse::default() };
     let bytes = wire(&sent);
     let mut framing = ProtoFraming::new();
     let mut messages = Vec::new();

@@ -19,6 +19,7 @@ mod stream;
 
 pub use client::Client;
 pub use connect::Socket;
+pub use encode::{encoded_len, of_request};
 pub use error::Buck2Error;
 pub use stream::CommandStream;
 

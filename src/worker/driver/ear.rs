@@ -11,6 +11,9 @@ use crate::worker::{bazel_json, bazel_proto};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 
+/// What a worker has done whose standard output ends.
+const CLOSED: &str = "it closed its standard output";
+
 /// Hears what a worker says; on the ipc thread.
 pub(super) struct Ear {
     pub id: WorkerId,
@@ -26,12 +29,12 @@ impl Listener for Ear {
                 Ok(()) => return,
                 Err(why) => Order::Fail(why),
             },
-            Heard::Closed => Order::HungUp,
+            Heard::Closed => Order::HungUp(CLOSED.to_owned()),
             Heard::Broken(error) => Order::Fail(unparseable(&error.why, &error.seen)),
             Heard::Failed { writing: true, error } => Order::Fail(format!(
                 "Worker process quit or closed its stdin stream when we tried to send a WorkRequest: {error}"
             )),
-            Heard::Failed { writing: false, .. } => Order::HungUp,
+            Heard::Failed { writing: false, .. } => Order::HungUp(CLOSED.to_owned()),
         };
         // Full: it has been told to end long before.
         let _ = self.orders.try_send(order);
@@ -51,7 +54,8 @@ impl Ear {
                 // Where it is known whose answer this should be, the others go on.
                 Some(request_id) if self.launch.multiplex => {
                     let output = error.to_string();
-                    let response = WorkResponse { exit_code: 1, output, request_id, was_cancelled: false };
+                    let response =
+                        WorkResponse { exit_code: 1, output, request_id, ..WorkResponse::default() };
                     inner.response(self.id, response)
                 }
                 _ => Err(error.to_string()),

@@ -4,7 +4,7 @@
 //!   caller's thread:  submit ─► Assigned ─► view ─► send ─► Response ─► seal, take away ─► Released ─► hand off
 //!                                   └──────── Lost (the worker is gone; it comes again) ◄──┘     or End: back at once
 //!   worker's thread:  lease, host ─► Started ─► orders: take away what nobody waits for, stop, kill ─► quiet ─► Gone
-//!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks)
+//!   ipc thread:       bytes ─► responses ─► the machine, the caller      (never blocks); for Buck2's wire: `talk`
 //!   timer:            ticks when the machine is due; looks at memory, and whether idle ones write unasked
 //! ```
 //! Invariants: the lock of the board is held for decisions and for what cannot block, never for a mount or a write to a
@@ -17,6 +17,7 @@ mod process;
 mod request;
 mod seen;
 mod start;
+mod talk;
 mod ticket;
 
 pub use process::Used;
@@ -37,6 +38,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use ticket::Ticket;
+use tokio::sync::watch;
 
 /// How workers are kept.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct WorkersOptions {
     pub log_dir: PathBuf,
     /// How long a worker may take to end after SIGTERM.
     pub stop_grace: Duration,
+    /// How long one of Buck2's protocol may take to serve its socket.
+    pub connect_within: Duration,
     /// How actions become requests.
     pub manner: Manner,
 }
@@ -71,6 +75,8 @@ struct Inner {
     fewer: Condvar,
     begun: Instant,
     requests: AtomicU64,
+    /// Set when all is stopped: nobody waits for a worker's socket any more.
+    closing: watch::Sender<bool>,
 }
 
 impl Workers {
@@ -90,6 +96,7 @@ impl Workers {
             fewer: Condvar::new(),
             begun: Instant::now(),
             requests: AtomicU64::new(1),
+            closing: watch::Sender::new(false),
         });
         let ticking = inner.clone();
         let timer = std::thread::Builder::new()
@@ -164,6 +171,7 @@ impl Workers {
     /// Stops all workers and takes nothing more; returns when all are quiet. Requests that run may end, in their time.
     pub fn stop(&mut self) {
         self.inner.event(Event::Drain);
+        self.inner.closing.send_replace(true);
         loop {
             let next = self.inner.lock().threads.pop_first();
             match next {

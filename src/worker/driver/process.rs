@@ -1,6 +1,7 @@
 //! One worker process: its sandbox, its channel, its log, and the thread that looks after it.
 
 use super::Inner;
+use super::talk::Talk;
 use crate::exec::Verdict;
 use crate::uring::{Channel, SendError};
 use crate::worker::ground::Mounted;
@@ -32,8 +33,8 @@ pub(super) enum Order {
     Ended,
     /// It does not speak, or speaks nonsense: why.
     Fail(String),
-    /// It has closed its standard output.
-    HungUp,
+    /// It has closed its end of what it speaks by: which.
+    HungUp(String),
     /// End it gently.
     Stop,
     /// End it.
@@ -47,6 +48,15 @@ pub(super) struct Orphans {
     held: HashMap<RequestId, Mounted>,
     /// Taken out of the worker before their callers had left them.
     out: HashSet<RequestId>,
+}
+
+/// By what it is spoken with.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// Its standard input and output.
+    Bytes(Channel),
+    /// Its socket.
+    Calls(Talk),
 }
 
 /// See the module's documentation.
@@ -65,7 +75,7 @@ pub(super) struct Process {
     pub end: OnceLock<End>,
     pub hosted: RwLock<Option<Hosted>>,
     pub killer: Killer,
-    pub channel: Channel,
+    pub line: Line,
     pub orders: SyncSender<Order>,
     pub orphans: Mutex<Orphans>,
     /// What it sees between requests, detached: copies of it are attached.
@@ -98,7 +108,7 @@ impl Used {
 pub(super) enum How {
     Ended,
     Failed(String),
-    HungUp,
+    HungUp(String),
     Stopped,
     Killed,
 }
@@ -111,10 +121,13 @@ impl Process {
 
     /// Writes a request, or queues it.
     pub fn send(&self, request: &WorkRequest) -> Result<(), SendError> {
-        self.channel.send(match self.launch.protocol {
-            Protocol::Json => bazel_json::encode(request),
-            _ => bazel_proto::encode(request),
-        })
+        match &self.line {
+            Line::Bytes(channel) if self.launch.protocol == Protocol::Json => {
+                channel.send(bazel_json::encode(request))
+            }
+            Line::Bytes(channel) => channel.send(bazel_proto::encode(request)),
+            Line::Calls(talk) => talk.send(request),
+        }
     }
 
     pub fn kill(&self) {
@@ -158,7 +171,8 @@ impl Process {
     /// Whether a worker that has nothing to answer has written nothing. A whole answer is noticed when it comes; the
     /// beginning of one would be taken for the beginning of the next.
     pub fn is_silent(&self) -> Result<(), String> {
-        if self.channel.is_inside() {
+        // Calls have no such middle.
+        if matches!(&self.line, Line::Bytes(channel) if channel.is_inside()) {
             return Err(unparseable("it wrote this when nobody had asked it for anything", &[]));
         }
         Ok(())
@@ -253,7 +267,7 @@ impl Process {
                 }
                 Ok(Order::Ended) => return How::Ended,
                 Ok(Order::Fail(why)) => return How::Failed(why),
-                Ok(Order::HungUp) => return How::HungUp,
+                Ok(Order::HungUp(what)) => return How::HungUp(what),
                 Ok(Order::Stop) => return How::Stopped,
                 Ok(Order::Kill) | Err(_) => return How::Killed,
             }
@@ -262,13 +276,16 @@ impl Process {
 
     /// Ends it, waits until all of it is quiet, and says how it was.
     pub fn finish(&self, inner: &Inner, how: &How) -> String {
-        if matches!(how, How::HungUp | How::Failed(_)) {
+        if matches!(how, How::HungUp(_) | How::Failed(_)) {
             let _ = self.with("wait for its end", |hosted| {
                 wait_readable(hosted.control(), HANGUP_PATIENCE);
                 Ok(())
             });
         }
-        self.channel.close();
+        match &self.line {
+            Line::Bytes(channel) => channel.close(),
+            Line::Calls(talk) => talk.close(),
+        }
         let hosted = self.hosted.write().unwrap_or_else(PoisonError::into_inner).take();
         let grace = if matches!(how, How::Stopped) { inner.options.stop_grace } else { Duration::ZERO };
         let ended_itself = hosted.as_ref().is_some_and(|hosted| hosted.ended().is_some());
@@ -312,8 +329,8 @@ fn told(how: &How, ended_itself: bool, outcome: Option<&Outcome>) -> String {
     let ran_out = matches!(outcome, Some(Outcome { end: End::OutOfMemory { .. }, .. }));
     match how {
         How::Failed(why) if !ran_out => why.clone(),
-        How::HungUp if !ended_itself && !ran_out => {
-            "Worker process did not return a WorkResponse: it closed its standard output".to_owned()
+        How::HungUp(what) if !ended_itself && !ran_out => {
+            format!("Worker process did not return a WorkResponse: {what}")
         }
         _ => format!("Worker process did not return a WorkResponse: it {end}"),
     }

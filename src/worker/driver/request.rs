@@ -11,8 +11,9 @@ use crate::stage::prepare_parents;
 use crate::worker::ground::{Mounted, StagedInputs};
 use crate::worker::job::sandbox_dir;
 use crate::worker::key::{KeyQuality, WorkerKey};
+use crate::worker::limits::BUCK2_TIMEOUT_GRACE;
 use crate::worker::machine::{Event, RequestEnd, RequestId, WorkerId};
-use crate::worker::wire::{WorkRequest, WorkResponse};
+use crate::worker::wire::{Protocol, WorkRequest, WorkResponse};
 use fulgurite_sandbox::hosted::HostedError;
 use fulgurite_sandbox::outcome::End;
 use rustix::fd::AsFd;
@@ -39,6 +40,8 @@ pub struct WorkerDone {
     /// What the worker used between question and answer, and at most until then; `None` where it has several requests
     /// at a time, or nobody counts.
     pub used: Option<Used>,
+    /// The worker gave up at the end of this time.
+    pub timed_out: Option<Duration>,
 }
 
 /// How a request ended.
@@ -103,12 +106,19 @@ impl Inner {
         mut prepared: Prepared,
         cancel: &Cancel,
     ) -> WorkerEnd {
-        let (request, ticket) = self.submit(&prepared.launch, work.timeout);
+        let grace = match work.wanted.protocol {
+            Protocol::Buck2 => BUCK2_TIMEOUT_GRACE,
+            Protocol::Proto | Protocol::Json => Duration::ZERO,
+        };
+        let (request, ticket) = self.submit(&prepared.launch, work.timeout.saturating_add(grace));
         let inner = self.clone();
         cancel.arm(move || inner.event(Event::Cancel(request)));
         let end = self.follow(work, &mut prepared.request, request, &ticket);
         cancel.disarm();
-        end
+        match end {
+            WorkerEnd::TimedOut(_, log) => WorkerEnd::TimedOut(work.timeout, log),
+            end => end,
+        }
     }
 
     fn follow(
@@ -288,7 +298,8 @@ impl Inner {
             }
         };
         let (worker, key, quality) = (process.id, process.launch.key, process.launch.quality);
-        WorkerDone { response, outputs, worker, key, quality, served, sealed, used }
+        let timed_out = response.timed_out.then_some(work.timeout);
+        WorkerDone { response, outputs, worker, key, quality, served, sealed, used, timed_out }
     }
 }
 

@@ -2,16 +2,18 @@
 
 use super::Inner;
 use super::ear::Ear;
-use super::process::{How, Order, Process};
+use super::process::{How, Line, Order, Process};
+use super::talk::{NotOpen, Opening, Talk};
 use crate::action::ExecPath;
 use crate::exec::Verdict;
 use crate::observe;
-use crate::stage::Layer;
+use crate::stage::{Layer, prepare_parents};
 use crate::uring::Framing;
 use crate::worker::bazel_json::JsonFraming;
 use crate::worker::bazel_proto::ProtoFraming;
+use crate::worker::buck2::Socket;
 use crate::worker::ground::Mounted;
-use crate::worker::job::Launch;
+use crate::worker::job::{Launch, SOCKET_DIR, SOCKET_NAME};
 use crate::worker::limits::ORDERS_MAX;
 use crate::worker::log::WorkerLog;
 use crate::worker::machine::{Event, WorkerId};
@@ -21,11 +23,14 @@ use fulgurite_sandbox::hosted::Hosted;
 use fulgurite_sandbox::sandbox::Action;
 use fulgurite_sandbox::sys::mount;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
+use std::ffi::OsStr;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// What lies below a worker's own view, as long as it lives.
 enum Base {
@@ -45,7 +50,7 @@ pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
             return inner.event(Event::StartFailed(id, why));
         }
     };
-    let Begun { process, base, watch, drain } = begun;
+    let Begun { process, base, watch, drains } = begun;
     tracing::info!(worker = %id, key = %launch.key, mnemonic = launch.mnemonic, "a worker has started");
     observe::worker_started(id.0, &launch.mnemonic, &launch.key.to_string());
     inner.ready(process.clone());
@@ -54,7 +59,7 @@ pub(super) fn live(inner: &Arc<Inner>, id: WorkerId, launch: &Arc<Launch>) {
     if !matches!(how, How::Stopped | How::Killed) {
         tracing::info!(worker = %id, mnemonic = launch.mnemonic, "a worker has ended: {why}");
     }
-    drop((watch, drain));
+    drop((watch, drains));
     base.clean(inner);
     observe::worker_ended(id.0, &launch.mnemonic, &why);
     inner.event(Event::Gone(id, why));
@@ -65,7 +70,7 @@ struct Begun {
     process: Arc<Process>,
     base: Base,
     watch: crate::uring::Readable,
-    drain: crate::uring::Drain,
+    drains: Vec<crate::uring::Drain>,
 }
 
 fn begin(
@@ -107,7 +112,7 @@ fn begin(
         }
     };
     match connect(inner, id, launch, orders, (hosted, to, from, complaints), (view, shared)) {
-        Ok((process, watch, drain)) => Ok(Begun { process, base, watch, drain }),
+        Ok((process, watch, drains)) => Ok(Begun { process, base, watch, drains }),
         Err(why) => {
             base.clean(inner);
             Err(why)
@@ -130,12 +135,15 @@ type Own = (Base, OwnedFd, Option<SharedRoot>);
 fn own_view(inner: &Inner, launch: &Launch, action_id: u32) -> Result<Own, String> {
     let ground = &inner.ground;
     let told = |verdict: Verdict| format!("{verdict:?}");
+    let places = places(launch, inner.options.limits.slots);
     if launch.shares {
         let (layer, owner) = ground.layer(action_id).map_err(told)?;
         let opened = (|| {
             let dir = layer.upper().try_clone_to_owned().map_err(|error| error.to_string())?;
             let mut shared = SharedRoot::new(dir, owner);
             shared.show(&ground.cas, &launch.staged).map_err(told)?;
+            prepare_parents(shared.dir(), Some(shared.dir()), &places, owner)
+                .map_err(|error| error.to_string())?;
             let view = mount::clone_tree(layer.upper(), c"")
                 .and_then(|view| {
                     mount::restrict(view.as_fd(), mount::attr::NO_SUID | mount::attr::NO_DEV).map(|()| view)
@@ -151,10 +159,7 @@ fn own_view(inner: &Inner, launch: &Launch, action_id: u32) -> Result<Own, Strin
             }
         };
     }
-    let slots = if launch.multiplex { inner.options.limits.slots } else { 0 };
-    let slots: Vec<_> =
-        (0..slots).filter_map(|slot| ExecPath::new(format!("{}/_", Hosted::slot_dir(slot))).ok()).collect();
-    let base = ground.mount(&launch.staged, action_id, &slots).map_err(told)?;
+    let base = ground.mount(&launch.staged, action_id, &places).map_err(told)?;
     match base.view.mount.try_clone() {
         Ok(view) => Ok((Base::View(Box::new(base)), view, None)),
         Err(error) => {
@@ -164,8 +169,16 @@ fn own_view(inner: &Inner, launch: &Launch, action_id: u32) -> Result<Own, Strin
     }
 }
 
+/// Something in each directory that a worker's own view must have.
+fn places(launch: &Launch, slots: u32) -> Vec<ExecPath> {
+    let slots = if launch.multiplex { slots } else { 0 };
+    let slots = (0..slots).map(|slot| format!("{}/_", Hosted::slot_dir(slot)));
+    let socket = (launch.protocol == Protocol::Buck2).then(|| format!("{SOCKET_DIR}/{SOCKET_NAME}"));
+    slots.chain(socket).filter_map(|path| ExecPath::new(path).ok()).collect()
+}
+
 type Ends = (Hosted, OwnedFd, OwnedFd, OwnedFd);
-type Connected = (Arc<Process>, crate::uring::Readable, crate::uring::Drain);
+type Connected = (Arc<Process>, crate::uring::Readable, Vec<crate::uring::Drain>);
 
 fn connect(
     inner: &Arc<Inner>,
@@ -179,16 +192,36 @@ fn connect(
         .map_err(|error| format!("cannot make its log: {error}"))?;
     let log = Arc::new(log);
     let drain = inner.ipc.drain(complaints, log.clone()).map_err(|error| error.to_string())?;
-    let framing: Box<dyn Framing> = match launch.protocol {
-        Protocol::Json => Box::new(JsonFraming::new()),
-        _ => Box::new(ProtoFraming::new()),
+    let control = hosted.control().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let told = orders.clone();
+    let (fell, ended) = oneshot::channel();
+    let tell = Box::new(move || {
+        // Nobody waits for that any more once it is connected.
+        let _ = fell.send(());
+        drop(told.try_send(Order::Ended));
+    });
+    let watch = inner.ipc.readable(control, tell).map_err(|error| error.to_string())?;
+    let mut drains = vec![drain];
+    let line = if launch.protocol == Protocol::Buck2 {
+        drop(to);
+        // What it says there is for people, like the rest.
+        drains.push(inner.ipc.drain(from, log.clone()).map_err(|error| error.to_string())?);
+        let socket = socket(base.as_fd())?;
+        inner.event(Event::Executed(id));
+        let (inner, orders, cancels) = (inner.clone(), orders.clone(), launch.cancels);
+        match Talk::open(Opening { id, inner, orders, socket, ended, cancels }) {
+            Ok(talk) => Line::Calls(talk),
+            Err(why) => return Err(never_came(why, hosted, &log)),
+        }
+    } else {
+        let framing: Box<dyn Framing> = match launch.protocol {
+            Protocol::Json => Box::new(JsonFraming::new()),
+            _ => Box::new(ProtoFraming::new()),
+        };
+        let ear = Ear { id, inner: Arc::downgrade(inner), orders: orders.clone(), launch: launch.clone() };
+        let channel = inner.ipc.open(from, to, framing, Arc::new(ear)).map_err(|error| error.to_string())?;
+        Line::Bytes(channel)
     };
-    let ear = Ear { id, inner: Arc::downgrade(inner), orders: orders.clone(), launch: launch.clone() };
-    let channel = inner.ipc.open(from, to, framing, Arc::new(ear)).map_err(|error| error.to_string())?;
-    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| error.to_string());
-    let ended = orders.clone();
-    let tell = Box::new(move || drop(ended.try_send(Order::Ended)));
-    let watch = inner.ipc.readable(duplicate(hosted.control())?, tell).map_err(|error| error.to_string())?;
     let process = Process {
         id,
         launch: launch.clone(),
@@ -199,13 +232,35 @@ fn connect(
         end: OnceLock::new(),
         killer: hosted.killer(),
         hosted: RwLock::new(Some(hosted)),
-        channel,
+        line,
         orders,
         orphans: Mutex::default(),
         base,
         shared: shared.map(Mutex::new),
     };
-    Ok((Arc::new(process), watch, drain))
+    Ok((Arc::new(process), watch, drains))
+}
+
+/// Where a worker is to serve: in its own view, which stays as it is while others are shown to it. The directory is not
+/// looked for where the worker may have put a link.
+fn socket(base: BorrowedFd<'_>) -> Result<Socket, String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let directory = rustix::fs::openat2(base, SOCKET_DIR, flags, Mode::empty(), beneath);
+    let directory = directory.map_err(|errno| format!("cannot open the directory of its socket: {errno}"))?;
+    Ok(Socket::new(directory, OsStr::new(SOCKET_NAME)))
+}
+
+/// What to say of a worker that cannot be spoken with, which is ended.
+fn never_came(why: NotOpen, hosted: Hosted, log: &WorkerLog) -> String {
+    let (outcome, lease) = hosted.stop(Duration::ZERO);
+    // Its sandbox resets itself from now on.
+    drop(lease);
+    let why = match why {
+        NotOpen::Ended => format!("Worker exited before connecting: it {}", outcome.end),
+        NotOpen::Failed(why) => why,
+    };
+    format!("{why}\n\n{}", log.excerpt())
 }
 
 type Pipe = (OwnedFd, OwnedFd);

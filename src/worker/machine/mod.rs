@@ -89,6 +89,8 @@ struct Worker {
     multiplex: bool,
     cancels: bool,
     life: Life,
+    /// It runs, though it may be a while until it is ready.
+    executed: bool,
     flights: Vec<Flight>,
     wire_id: i32,
     bytes: u64,
@@ -173,8 +175,10 @@ impl Machine {
         match event {
             Event::Submit(submission) => self.submit(submission, now),
             Event::Cancel(request) => self.cancel(request, now),
+            Event::Executed(worker) => self.executed(worker),
             Event::Started(worker) => self.started(worker, now),
             Event::StartFailed(worker, why) => self.start_failed(worker, &why, now),
+            Event::KnowsNoCancel(worker) => self.knows_no_cancel(worker),
             Event::Answered(worker, wire_id) => self.answered(worker, wire_id, now),
             Event::Released(worker, wire_id) => self.released(worker, wire_id, now),
             Event::Broken(worker, why) => self.broken(worker, why, now),
@@ -252,6 +256,13 @@ impl Machine {
         self.settle(id);
     }
 
+    /// What it does now, or does not do, is no start of ours: others may start beside it.
+    fn executed(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.executed = true;
+        }
+    }
+
     fn started(&mut self, id: WorkerId, now: Duration) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.life == Life::Starting) else {
             return;
@@ -260,6 +271,14 @@ impl Machine {
         worker.idle_since = now;
         worker.heard = now;
         self.settle(id);
+    }
+
+    /// From now on a canceled request has the time of one that nobody can be told of. One that is canceled already
+    /// keeps its own: it has not begun.
+    fn knows_no_cancel(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.cancels = false;
+        }
     }
 
     fn start_failed(&mut self, id: WorkerId, why: &str, now: Duration) {

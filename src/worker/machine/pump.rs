@@ -93,7 +93,8 @@ impl Machine {
         if self.crashes.get(&submission.key).is_some_and(|crashes| now < crashes.not_before) {
             return None;
         }
-        let starting = self.workers.values().filter(|worker| worker.life == Life::Starting).count();
+        let is_starting = |worker: &&Worker| worker.life == Life::Starting && !worker.executed;
+        let starting = self.workers.values().filter(is_starting).count();
         if starting >= self.limits.starting_max.max(1) || self.is_memory_full() {
             return None;
         }
@@ -117,6 +118,7 @@ impl Machine {
             multiplex: submission.multiplex,
             cancels: submission.cancels,
             life: Life::Starting,
+            executed: false,
             flights: Vec::new(),
             wire_id: 0,
             bytes: 0,

@@ -119,6 +119,39 @@ fn a_crash_costs_one_retry_and_then_the_request() {
 }
 
 #[test]
+fn a_worker_that_is_long_in_coming_keeps_no_other_from_starting() {
+    let mut scene = Scene::new(PoolLimits { starting_max: 1, ..limits() });
+    assert_eq!(scene.submit(1, 1, false, false), [start(1, 1)]);
+    assert_eq!(scene.submit(2, 1, false, false), []);
+    assert_eq!(scene.event(Event::Executed(WorkerId(1))), [start(2, 2)]);
+    assert_eq!(scene.submit(1, 1, false, false), [], "one starts");
+    let why = || "it serves no socket".to_owned();
+    assert_eq!(
+        scene.event(Event::StartFailed(WorkerId(1), why())),
+        [end(1, RequestEnd::StartFailed(why())), end(3, RequestEnd::StartFailed(why()))]
+    );
+}
+
+#[test]
+fn a_worker_that_knows_no_cancel_has_the_time_to_finish() {
+    let mut scene = Scene::new(PoolLimits { cancel_grace: SECOND, finish_max: 5 * SECOND, ..limits() });
+    let worker = WorkerId(1);
+    assert_eq!(scene.submit(1, 1, false, true), [start(1, 1)]);
+    assert_eq!(scene.event(Event::Started(worker)), [assign(1, worker, 0, 0)]);
+    assert_eq!(scene.event(Event::KnowsNoCancel(worker)), []);
+    assert_eq!(
+        scene.event(Event::Cancel(RequestId(1))),
+        [end(1, RequestEnd::Canceled)],
+        "and nothing is sent"
+    );
+    assert_eq!(scene.tick(4 * SECOND), []);
+    assert_eq!(scene.tick(SECOND), [Effect::Kill(worker, StopReason::Hung)]);
+    assert_eq!(scene.event(Event::KnowsNoCancel(worker)), [], "it may be gone by then");
+    assert_eq!(scene.event(Event::Gone(worker, String::new())), []);
+    assert_eq!(scene.event(Event::KnowsNoCancel(worker)), []);
+}
+
+#[test]
 fn a_crash_is_reported_where_nothing_is_retried() {
     let mut scene = Scene::new(PoolLimits { retry_crashed: false, ..limits() });
     let first = scene.warm(1, 1);

@@ -47,10 +47,14 @@ pub enum Event {
     Submit(Submission),
     /// Its caller is gone.
     Cancel(RequestId),
+    /// Its program runs; it cannot be spoken with yet.
+    Executed(WorkerId),
     /// A worker can be spoken with.
     Started(WorkerId),
     /// It could not be started.
     StartFailed(WorkerId, String),
+    /// It was asked whether it takes cancels, and does not.
+    KnowsNoCancel(WorkerId),
     /// It has answered; its view is still to be sealed and taken away.
     Answered(WorkerId, i32),
     /// The view of an answered request is gone.

@@ -4,8 +4,11 @@ use super::cancel::Cancel;
 use super::job::Job;
 use fulgurite_proto::buck2::{ExecuteCommand, ExecuteResponse};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::Status;
 
@@ -14,6 +17,7 @@ pub struct Worker {
     argv: Vec<String>,
     uuid: String,
     counter: AtomicU64,
+    held: Mutex<Vec<File>>,
 }
 
 /// The value of `--fault=NAME[:VALUE]` among these, empty if it has none.
@@ -38,7 +42,7 @@ impl Worker {
     pub fn new(argv: Vec<String>) -> Self {
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map(|text| text.trim().to_owned());
         let uuid = uuid.unwrap_or_else(|_| format!("pid-{}", std::process::id()));
-        Worker { argv, uuid, counter: AtomicU64::new(0) }
+        Worker { argv, uuid, counter: AtomicU64::new(0), held: Mutex::default() }
     }
 
     /// A fault among the startup arguments.
@@ -56,18 +60,8 @@ impl Worker {
         let arguments = texts(command);
         let count = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
         let asked = |name: &str| fault(&arguments, name).or_else(|| self.fault(name));
-        if let Some(code) = asked("exit") {
-            eprintln!("fulgurite-fake-buck2-worker: exits in the middle of a command, as asked for");
-            std::process::exit(code.parse().unwrap_or(7));
-        }
-        if let Some(number) = asked("signal") {
-            // SAFETY: two integers; the worst that can come of it is the end of this process, which is wanted.
-            unsafe { libc::kill(libc::getpid(), number.parse().unwrap_or(libc::SIGKILL)) };
-            hang();
-        }
-        if asked("hang").is_some() {
-            hang();
-        }
+        self.write_late();
+        fall(asked);
         if asked("unavailable").is_some() {
             return Err(Status::unavailable("as asked for"));
         }
@@ -94,6 +88,9 @@ impl Worker {
             }
             Err(_) => return Ok(response(130, "cancelled\n".to_owned())),
         };
+        if asked("hold-open").is_some() {
+            self.hold(done.output.as_deref());
+        }
         let report = self.report(command, &arguments, via, count, &done.found).to_string();
         match &done.report {
             Some(path) => {
@@ -109,6 +106,18 @@ impl Worker {
             done.said = "x".repeat(bytes.parse().unwrap_or(64 << 20));
         }
         Ok(response(done.exit_code, done.said))
+    }
+
+    fn hold(&self, written: Option<&Path>) {
+        let file = written.and_then(|path| File::options().append(true).open(path).ok());
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(file);
+    }
+
+    fn write_late(&self) {
+        for file in self.held.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            // What comes of it is for the test to see.
+            let _ = file.write_all(b" and late");
+        }
     }
 
     fn report(
@@ -134,6 +143,22 @@ impl Worker {
             report[name] = value.clone();
         }
         report
+    }
+}
+
+/// Ends the process, or hangs for ever, if that is asked for.
+fn fall<'a>(asked: impl Fn(&str) -> Option<&'a str>) {
+    if let Some(code) = asked("exit") {
+        eprintln!("fulgurite-fake-buck2-worker: exits in the middle of a command, as asked for");
+        std::process::exit(code.parse().unwrap_or(7));
+    }
+    if let Some(number) = asked("signal") {
+        // SAFETY: two integers; the worst that can come of it is the end of this process, which is wanted.
+        unsafe { libc::kill(libc::getpid(), number.parse().unwrap_or(libc::SIGKILL)) };
+        hang();
+    }
+    if asked("hang").is_some() {
+        hang();
     }
 }
 

@@ -15,13 +15,19 @@
 //! exit-at-start[:CODE]    exits (3) before it listens
 //! slow-start:MS           listens only then
 //! ignore-term             lives on after SIGTERM
+//! symlink                 serves beside the socket, which is a link to there
+//! garbage                 writes what is no HTTP/2 to whoever connects
+//! drop                    accepts and closes
+//! mute                    accepts and says nothing
 //! no-exec                 Exec is UNIMPLEMENTED
+//! no-execute              Execute is UNIMPLEMENTED
 //! no-stream               ExecuteStream is UNIMPLEMENTED
 //! exit[:CODE]             * exits (7) in the middle of a command
 //! signal[:NUMBER]         * kills itself with the signal (9)
 //! hang                    * never answers
 //! ignore-cancel           * works on, and answers as if nothing had come
 //! unavailable             * the status UNAVAILABLE
+//! hold-open               * keeps the first file that it wrote, and writes to it with each later command
 //! big-stderr[:BYTES]      * so much of it (67108864)
 //! unlink                  * removes the socket, and answers
 //! close-stream            * ends ExecuteStream without an answer
@@ -46,6 +52,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -69,8 +76,18 @@ fn run(worker: Arc<Worker>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("can't start a runtime: {error}"))?;
     runtime.block_on(async {
-        let listener = UnixListener::bind(&socket)
-            .map_err(|error| format!("can't listen on {}: {error}", socket.display()))?;
+        let beside = socket.with_extension("beside");
+        let is_linked = worker.fault("symlink").is_some();
+        let bound = if is_linked { &beside } else { &socket };
+        let listener = UnixListener::bind(bound)
+            .map_err(|error| format!("can't listen on {}: {error}", bound.display()))?;
+        if is_linked {
+            std::os::unix::fs::symlink(&beside, &socket).map_err(|error| format!("no link: {error}"))?;
+        }
+        let is_rude = ["garbage", "drop", "mute"].iter().any(|fault| worker.fault(fault).is_some());
+        if is_rude {
+            return rude(&worker, &listener).await;
+        }
         let single = WorkerServer::new(Service(worker.clone()));
         let stream = WorkerStreamingServer::new(Service(worker));
         tonic::transport::Server::builder()
@@ -80,6 +97,21 @@ fn run(worker: Arc<Worker>) -> Result<(), String> {
             .await
             .map_err(|error| format!("can't serve: {error}"))
     })
+}
+
+/// Takes connections, and speaks no HTTP/2 on any.
+async fn rude(worker: &Worker, listener: &UnixListener) -> Result<(), String> {
+    let mut mute = Vec::new();
+    loop {
+        let (mut stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
+        if worker.fault("garbage").is_some() {
+            // Whoever is gone already hears nothing.
+            let _ = stream.write_all(&[0xa5; 4096]).await;
+        }
+        if worker.fault("mute").is_some() {
+            mute.push(stream);
+        }
+    }
 }
 
 fn start(worker: &Worker) {

@@ -36,6 +36,9 @@ pub struct Service(pub Arc<Worker>);
 #[tonic::async_trait]
 impl Single for Service {
     async fn execute(&self, request: Request<ExecuteCommand>) -> Result<Response<ExecuteResponse>, Status> {
+        if self.0.fault("no-execute").is_some() {
+            return Err(Status::unimplemented("this worker has no Execute, as asked for"));
+        }
         let cancel = Arc::new(Cancel::default());
         execute(self.0.clone(), request.into_inner(), "Execute", cancel).await.map(Response::new)
     }
