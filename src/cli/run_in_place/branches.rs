@@ -64,7 +64,7 @@ pub(super) enum Made {
     /// The outputs are in place.
     Here { scene: Arc<Scene>, quiet: Quiet, code: u8, line: Option<String> },
     /// They lie beside the tree, if the action succeeded or they are wanted all the same.
-    There { result: Box<ActionResult>, ready: Option<ReadyOutputs> },
+    There { result: Box<ActionResult>, ready: Option<Box<ReadyOutputs>> },
 }
 
 /// How a run is told to its caller.
@@ -163,7 +163,7 @@ impl Product for Made {
     fn discard(self, _: Side) {
         match self {
             Made::Here { scene, quiet, .. } => scene.clear(quiet),
-            Made::There { ready, .. } => ready.into_iter().for_each(ReadyOutputs::discard),
+            Made::There { ready, .. } => ready.into_iter().for_each(|ready| ready.discard()),
         }
     }
 }
@@ -359,8 +359,10 @@ fn conclude(scene: &Scene, ended: Result<RemoteEnd, ClusterError>) -> BranchEnd<
                 return BranchEnd::Failed(Made::There { result, ready: None });
             }
             match scene.action.ready(&result) {
-                Ok(ready) if is_good => BranchEnd::Ready(Made::There { result, ready: Some(ready) }),
-                Ok(ready) => BranchEnd::Failed(Made::There { result, ready: Some(ready) }),
+                Ok(ready) if is_good => {
+                    BranchEnd::Ready(Made::There { result, ready: Some(Box::new(ready)) })
+                }
+                Ok(ready) => BranchEnd::Failed(Made::There { result, ready: Some(Box::new(ready)) }),
                 Err(failure) => BranchEnd::Infra(failure.to_string()),
             }
         }

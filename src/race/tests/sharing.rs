@@ -22,7 +22,10 @@ impl Executor for Here {
             return Execution { verdict: Verdict::Exited, result: ActionResult::default() };
         }
         let (send, stopped) = sync_channel(1);
-        cancel.arm(move || drop(send.try_send(())));
+        cancel.arm(move || {
+            // Told once is enough.
+            let _ = send.try_send(());
+        });
         stopped.recv().unwrap();
         cancel.disarm();
         Execution { verdict: Verdict::Canceled, result: ActionResult::default() }

@@ -94,7 +94,7 @@ fn lost() {
     let found = settles(PATIENCE, || {
         let read = client.try_read(&digest);
         read.is_err_and(|status| status.code() == Code::NotFound)
-            && client.missing(&[digest.clone()]).len() == 1
+            && client.missing(std::slice::from_ref(&digest)).len() == 1
     });
     assert!(found, "it is never said to be lost");
     drop(client);
