@@ -73,7 +73,6 @@ fn s16_filesystems_that_can_do_it_are_taken_and_others_refused() {
                 .to_owned(),
             true,
         ),
-        ("vfat", image("mkfs.vfat"), false),
         ("read-only", "mount -t tmpfs -o ro none $M".to_owned(), false),
     ];
     for (what, script, is_good) in cases {
