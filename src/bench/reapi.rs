@@ -11,6 +11,11 @@
 //! Blocks of each case alternate, so that both sides of a ratio met the same machine. The client runs on the machine's
 //! cores too, in this process; CPU time of `execute` is that of the daemon with its sandboxes and actions, without the
 //! client. Every answer is checked: the digest of the output is that of the input.
+//!
+//! Where the floor of `execute` is: at concurrency 8 both cores are busy, so that its share of the bare rate is that of
+//! CPU time. Where the bare command takes 1.75 ms an action takes 3.0 ms, and the client 0.3 ms on the same cores:
+//! 0.53. Of the 1.25 ms above the bare command two thirds are the kernel's: a process with namespaces of its own, its
+//! filter and rules, two cgroups' counters, files and names in the store; with an overlay it was 1.55 ms.
 use super::command::{Bare, Streams, find_program};
 use super::crowd::Crowd;
 use super::error::BenchError;

@@ -8,9 +8,10 @@
 //! at a panic, so that such a file would end every start. The panic hook comes before the end: on an opening thread it
 //! tells and never returns.
 //!
-//! Invariants: hooks that others set see all other panics; who opens never waits for a thread that is parked. Limits:
-//! a parked thread keeps its stack and its descriptors, and the lock of the file, which is therefore to be moved away
-//! before anybody opens it again; after [`PANICS_MAX`] in one process nothing is opened any more.
+//! Invariants: hooks that others set before see all other panics; who opens never waits for a thread that is parked.
+//! Limits: nobody can set another hook while a thread is parked in this one, and nobody here does; a parked thread
+//! keeps its stack and its descriptors, and the lock of the file, which is therefore to be moved away before anybody
+//! opens it again; after [`PANICS_MAX`] in one process nothing is opened any more.
 
 use std::cell::RefCell;
 use std::panic::PanicHookInfo;
@@ -81,7 +82,8 @@ fn set_hook() {
                 Some(tell) => {
                     PANICS.fetch_add(1, Ordering::Relaxed);
                     tell(shown(info));
-                    loop {
+                    // Where a panic unwinds, it ends this thread and nothing else.
+                    while cfg!(panic = "abort") {
                         std::thread::park();
                     }
                 }
