@@ -184,11 +184,9 @@ impl Case {
                 drop(running);
                 running = client.watch(&name).unwrap();
             }
-            Fate::Cancel => {
-                // Of a busy server the end may be the first that is heard.
-                if running.is_executing() {
-                    client.cancel(&running.name.clone()).unwrap();
-                }
+            // Of a busy server the end may be the first that is heard.
+            Fate::Cancel if running.is_executing() => {
+                client.cancel(&running.name.clone()).unwrap();
             }
             _ => {}
         }
