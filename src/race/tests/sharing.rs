@@ -51,6 +51,7 @@ fn job(of: RemoteJob) -> Job {
         command: of.command,
         queued: Timestamp { seconds: 0, nanos: 0 },
         mnemonic: of.mnemonic,
+        invocation: String::new(),
         placement: Placement::Configured,
         fresh: false,
     }

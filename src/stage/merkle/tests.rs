@@ -251,8 +251,8 @@ fn what_is_imported_stays_until_its_pin_goes() {
     let cas = Cas::open(&options).unwrap();
     let root = rustix::fs::open(dir.path().join("tree"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.unwrap();
-    let from =
-        ImportFrom { exec_root: root.as_fd(), inputs: None, limits: TreeLimits::default(), now_ns: now_ns() };
+    let limits = TreeLimits::default();
+    let from = ImportFrom { exec_root: root.as_fd(), inputs: None, tools: &[], limits, now_ns: now_ns() };
     let memory = DigestMemory::new(100);
     let mut command = Digest::empty(FUNCTION);
     let (imported, pin) = import_pinned(&cas, FUNCTION, &memory, &from, |_| {
