@@ -119,7 +119,7 @@ fn encode(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Re
         (Kind::Counter, Value::Number(number)) => encoder.encode_counter(number, None::<&NoExemplar>),
         (_, Value::Number(number)) => encoder.encode_gauge(number),
         (_, Value::Times { buckets, sum_us }) => {
-            let bounds = BOUNDS_US.iter().map(|bound| seconds(*bound)).chain([f64::MAX]);
+            let bounds = BOUNDS_US.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
             let counted: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
             let count = buckets.iter().sum();
             encoder.encode_histogram::<NoLabels>(seconds(*sum_us), count, &counted, None)
