@@ -176,9 +176,11 @@ impl Ipc {
         kept.and_then(|kept| if kept { Ok(()) } else { Err(no_such()) })
             .map_err(|why| IpcError::Descriptor { why })?;
         self.ready(&socket)?;
-        let socket = Arc::new(socket);
-        let post = Arc::new(Post::new(&socket));
-        self.register(Command::Packets(Packeting { socket, listener, post: post.clone() }))?;
+        // Epoll takes a descriptor once: the sending side has its own.
+        let writer = socket.try_clone().map_err(|why| IpcError::Descriptor { why })?;
+        let (socket, writer) = (Arc::new(socket), Arc::new(writer));
+        let post = Arc::new(Post::new(&writer));
+        self.register(Command::Packets(Packeting { socket, writer, listener, post: post.clone() }))?;
         Ok(Packets { post })
     }
 

@@ -55,6 +55,8 @@ struct Outgoing {
 /// What the task needs.
 pub(super) struct Packeting {
     pub socket: Arc<OwnedFd>,
+    /// The same socket, for sending.
+    pub writer: Arc<OwnedFd>,
     pub listener: Arc<dyn PacketListener>,
     pub post: Arc<Post>,
 }
@@ -128,7 +130,7 @@ impl Post {
 
 /// Serves a socket until its end.
 pub(super) async fn serve(backend: Backend, packeting: Packeting) {
-    let Packeting { socket, listener, post } = packeting;
+    let Packeting { socket, writer, listener, post } = packeting;
     let receiving = async {
         let how = receive_all(backend, &socket, &*listener, &post.stop).await;
         if let Some(how) = how.filter(|_| !post.stop.is_set()) {
@@ -136,7 +138,7 @@ pub(super) async fn serve(backend: Backend, packeting: Packeting) {
         }
         post.close();
     };
-    tokio::join!(receiving, send_all(backend, &socket, &post));
+    tokio::join!(receiving, send_all(backend, &writer, &post));
 }
 
 /// `None`: it was stopped.
