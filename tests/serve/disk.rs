@@ -91,7 +91,10 @@ fn check_full(disk: &Disk, client: &Client, daemon: &mut Daemon, prepared: &[Ord
         match code(Some(&status)) {
             // There was just enough: then what it says is there.
             Code::Ok if result.exit_code == 0 => {
-                client.check_complete(&result);
+                // Unless it made room for others at once, as all that is not in use may; then nobody is served it.
+                if client.cached(&named(order.blobs().last().unwrap())).is_some() {
+                    client.check_complete(&result);
+                }
                 failed -= 1;
             }
             // The action met it itself, or its blobs made room for another's.
@@ -100,7 +103,7 @@ fn check_full(disk: &Disk, client: &Client, daemon: &mut Daemon, prepared: &[Ord
             other => check_told(other, &status.message),
         }
     }
-    assert!(failed >= 3, "the disk is not full enough: {failed}");
+    assert!(failed >= 2, "the disk is not full enough: {failed}");
     assert!(daemon.is_running());
 }
 
