@@ -1,4 +1,5 @@
 //! How a sandbox comes into being, and how its init ends: the two ends of one process.
+use crate::init::wire::FromInit;
 use crate::runtime::{SandboxError, Template};
 use crate::seat::Seat;
 use crate::sys::{Errno, message, process};
@@ -7,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, Signal};
 use rustix::time::Timespec;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a sandbox may take to be made, reset or ended; the kernel frees its mounts then, a full /tmp among them.
 pub(crate) const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -73,4 +74,28 @@ pub(crate) fn hatch(
         let _ = process::put_first(pid);
     }
     Ok((ours, hatched.pid, hatched.pidfd))
+}
+
+/// Waits for a message of an init, until then at most: `ETIMEDOUT`.
+pub(crate) fn receive_until(
+    socket: BorrowedFd<'_>,
+    deadline: Option<Instant>,
+) -> Result<Option<FromInit>, Errno> {
+    if let Some(deadline) = deadline {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let mut events = [PollFd::new(&socket, PollFlags::IN)];
+            match poll(&mut events, Some(&timeout)) {
+                Ok(0) => return Err(Errno::TIMEDOUT),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    FromInit::receive(socket, true)
 }

@@ -9,7 +9,7 @@
 pub use crate::action::{Action, Killer};
 use crate::action::{Stop, candidates};
 use crate::cgroup::{self, CgroupError, Limits};
-use crate::hatch::{InitProcess, READY_PATIENCE, hatch};
+use crate::hatch::{InitProcess, READY_PATIENCE, hatch, receive_until};
 use crate::init::request;
 use crate::init::wire::{FromInit, RUN_HOSTED, RUN_WITH_TERMINAL, RUN_WITH_WORK, ToInit};
 use crate::outcome::{End, Outcome};
@@ -479,28 +479,4 @@ enum Stage {
     Asked,
     Killed,
     GroupKilled,
-}
-
-/// Waits for a message of an init, until then at most: `ETIMEDOUT`.
-pub(crate) fn receive_until(
-    socket: BorrowedFd<'_>,
-    deadline: Option<Instant>,
-) -> Result<Option<FromInit>, Errno> {
-    if let Some(deadline) = deadline {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            let mut events = [PollFd::new(&socket, PollFlags::IN)];
-            match poll(&mut events, Some(&timeout)) {
-                Ok(0) => return Err(Errno::TIMEDOUT),
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-    FromInit::receive(socket, true)
 }

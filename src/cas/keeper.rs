@@ -5,7 +5,7 @@
 //! nothing: that is a kill, and the log has it.
 
 use super::ending;
-use super::limits::{CHECKPOINT_INTERVAL, SWEEP_DIRECTORIES};
+use super::limits::{CHECKPOINT_INTERVAL, RELIEF_BYTES_MIN, SWEEP_DIRECTORIES};
 use super::mark::{self, Left};
 use super::store::Store;
 use super::strays::NONE_LEFT;
@@ -113,6 +113,8 @@ impl Drop for Thread {
 
 fn keep(store: Arc<Store>) {
     let ended = ending::Ended::of(&store);
+    // Whether a full disk was taken to be over: what is full although there is room, as a quota, is believed next time.
+    let mut spared = false;
     loop {
         let woken = store.bell.wait();
         if woken == Woken::Over {
@@ -121,10 +123,9 @@ fn keep(store: Arc<Store>) {
         if store.tuning.is_keeper_idle {
             continue;
         }
-        let done = match store.is_short.swap(false, Ordering::SeqCst) {
-            true => store.relieve(),
-            false => store.checkpoint(),
-        };
+        let was_short = store.is_short.swap(false, Ordering::SeqCst);
+        spared = was_short && !spared && store.places.has_room(2 * RELIEF_BYTES_MIN);
+        let done = if was_short && !spared { store.relieve() } else { store.checkpoint() };
         // Eviction also after a failed checkpoint: it may have failed for want of room.
         let done = store.evict_in_background().and(done).and_then(|()| store.sweep_some(SWEEP_DIRECTORIES));
         let done = match woken {

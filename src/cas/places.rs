@@ -38,6 +38,8 @@ pub(super) struct Places {
     are_modes_kept: bool,
 }
 
+/// Inodes with which a disk is not full.
+const INODES_ENOUGH: u64 = 1024;
 /// What a blob's file may be used for: reading, by everybody who gets to it.
 pub(super) const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
@@ -49,6 +51,15 @@ pub(super) struct Draft {
 }
 
 impl Places {
+    /// Whether the disk has this much for us, and inodes, as far as it says. Whoever filled it may have made room since.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        rustix::fs::fstatvfs(&self.objects).is_ok_and(|seen| {
+            // Filesystems that make inodes as they need them count none.
+            let has_inodes = seen.f_files == 0 || seen.f_favail > INODES_ENOUGH;
+            has_inodes && seen.f_bavail.saturating_mul(seen.f_frsize) >= bytes
+        })
+    }
+
     /// Makes what is not there, and removes what a killed predecessor left in `temporary`.
     pub(super) fn open(dir: &Path, are_drafts_named: bool) -> Result<Places, CasError> {
         let at = |name: &str| {

@@ -21,6 +21,7 @@ mod run_remote;
 pub mod run_worker;
 pub mod serve;
 pub mod serve_args;
+mod serve_listen;
 mod serve_observe;
 mod serve_race;
 mod serve_workers;

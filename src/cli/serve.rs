@@ -9,22 +9,21 @@
 //! What is printed on standard output is where it listens, a line an address, once clients can come; the log goes to
 //! standard error.
 use super::serve_args::ServeArgs;
+use super::serve_listen::{access, listening, places};
 use super::serve_observe::{self, Parts};
 use super::signals::BlockedSignals;
 use crate::cache::{ActionCache, ActionCacheOptions};
 use crate::cas::{Cas, CasOptions, Durability as StoreDurability};
 use crate::commit;
-use crate::config::{
-    ActionLimits, CacheWriters, Config, Durability, HandoffMode, NetworkPolicy, StageMode, Tokens,
-};
+use crate::config::{ActionLimits, CacheWriters, Config, Durability, HandoffMode, NetworkPolicy, StageMode};
 use crate::exec::{Allowance, Executor, Offer, Sandboxed, SandboxedOptions};
 use crate::failure::{Failure, put, tell};
 use crate::output::{HandoffWay, Spools};
 use crate::remote::Elsewhere;
 use crate::sched::SchedulerLimits;
 use crate::serve::{
-    Access, ActionCacheWriters, InstanceOptions, Listen, LocalOptions, OfferedProperty, OfferedValues,
-    PlatformOffer, Reach, ServeLimits, ServeOptions, Server, TlsOptions, Token,
+    ActionCacheWriters, InstanceOptions, LocalOptions, OfferedProperty, OfferedValues, PlatformOffer,
+    ServeLimits, ServeOptions, Server,
 };
 use crate::stage::root::{Stager, StagerOptions, Way, WayChoice};
 use crate::stage::{LayerHome, Places, sweep_all_but};
@@ -35,7 +34,6 @@ use fulgurite_sandbox::spec::{Network, SandboxSpec};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use std::io::IsTerminal;
-use std::net::ToSocketAddrs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -180,7 +178,7 @@ struct Daemon {
     elsewhere: Option<Elsewhere>,
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
+pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(error.to_string())
 }
 
@@ -431,7 +429,7 @@ fn allowance(config: &Config, limits: &ActionLimits) -> Allowance {
     }
 }
 
-fn directory(path: &Path) -> Result<OwnedFd, Failure> {
+pub(super) fn directory(path: &Path) -> Result<OwnedFd, Failure> {
     let failed = |why: String| Failure::new(format!("cannot use {}: {why}", path.display()));
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -451,62 +449,4 @@ fn platform(config: &Config) -> PlatformOffer {
         offer.properties.push(OfferedProperty { name: name.clone(), values });
     }
     offer
-}
-
-fn places(place: &crate::config::Listen, config: &Config) -> Result<Vec<Listen>, Failure> {
-    match place {
-        crate::config::Listen::Unix(path) => {
-            if let Some(parent) = path.parent() {
-                directory(parent)?;
-            }
-            Ok(vec![Listen::Unix { path: path.clone(), mode: 0o600 }])
-        }
-        crate::config::Listen::Tcp { host, port } => {
-            let found = (host.as_str(), *port).to_socket_addrs();
-            let found = found.map_err(|error| Failure::new(format!("cannot listen at {place}: {error}")))?;
-            let tls = tls(config)?;
-            Ok(found.map(|address| Listen::Tcp { address, tls: tls.clone() }).collect())
-        }
-    }
-}
-
-fn tls(config: &Config) -> Result<Option<TlsOptions>, Failure> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
-    };
-    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else { return Ok(None) };
-    Ok(Some(TlsOptions {
-        certificate_pem: read(certificate)?,
-        key_pem: read(key)?,
-        client_authorities_pem: config.tls.client_ca.as_deref().map(read).transpose()?,
-    }))
-}
-
-fn access(config: &Config) -> Result<Access, Failure> {
-    let Some(path) = &config.tokens_file else { return Ok(Access::default()) };
-    let tokens = Tokens::load(path).map_err(|error| failed(&error).hint(error.hint()))?;
-    if tokens.is_empty() {
-        let shown = path.display();
-        return Err(Failure::new(format!("nobody could connect: {shown} has no token")));
-    }
-    let tokens = tokens.hashes().map(|sha256| Token { sha256, reach: Reach::Every });
-    Ok(Access { tokens: tokens.collect(), ..Access::default() })
-}
-
-/// A line for each address, as clients take it.
-fn listening(config: &Config, server: &Server) -> String {
-    let mut lines = String::new();
-    for place in &config.listen {
-        if let crate::config::Listen::Unix(_) = place {
-            lines.push_str(&format!("listening on {place}\n"));
-        }
-    }
-    for address in server.addresses() {
-        lines.push_str(&format!("listening on {address}\n"));
-    }
-    for address in server.metrics_addresses() {
-        lines.push_str(&format!("metrics at http://{address}/metrics\n"));
-    }
-    lines
 }

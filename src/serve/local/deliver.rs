@@ -9,6 +9,7 @@
 //! the daemon's, with mode 0444, and an executable is never one.
 
 use super::decode_result;
+use super::ready::Ready;
 use super::request::Asked;
 use super::stream::Printed;
 use crate::action::{Command, Digest, Directory, ExecPath, decode};
@@ -39,38 +40,6 @@ pub(super) struct Delivery<'a> {
     pub(super) durability: Durability,
     /// How a file comes from the store into the tree.
     pub(super) handoff: HandoffWay,
-}
-
-/// Outputs that lie beside the tree and need only a claim.
-#[derive(Debug)]
-pub(super) struct Ready {
-    layer: Layer,
-    journal: Journal,
-    prepared: commit::Prepared,
-    pub(super) told: Vec<v1::Output>,
-}
-
-impl Ready {
-    /// Publishes them, and removes what is left.
-    pub(super) fn publish(
-        self,
-        publish: impl FnOnce(commit::Prepared) -> Result<Published, PublishError>,
-    ) -> Result<Published, PublishError> {
-        let Ready { layer, journal, prepared, .. } = self;
-        let published = publish(prepared);
-        journal.close();
-        // What cannot be removed now is swept at the next start.
-        let _ = layer.destroy();
-        published
-    }
-
-    /// They are not wanted.
-    pub(super) fn discard(self) {
-        let _ = self.publish(|prepared| {
-            prepared.discard();
-            Ok(Published::default())
-        });
-    }
 }
 
 /// Outputs that are laid out, and how that went.

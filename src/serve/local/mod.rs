@@ -14,6 +14,7 @@
 
 mod deliver;
 mod own;
+mod ready;
 mod request;
 mod stream;
 mod watch;

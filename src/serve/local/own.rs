@@ -7,7 +7,8 @@
 //! the cluster made, and nobody else may.
 
 use super::LocalService;
-use super::deliver::{Delivery, Ready};
+use super::deliver::Delivery;
+use super::ready::Ready;
 use super::request::{Asked, split_hint};
 use super::stream::Printed;
 use crate::action::{ActionResult, ActionSpec, Command, Digest, Outputs, encode};
