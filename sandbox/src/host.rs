@@ -123,9 +123,8 @@ impl Features {
     }
 }
 
-/// Directories of the host's root that hold toolchains; the last is where Debian has the package database of GHC.
-const TOOLCHAIN: [&str; 10] =
-    ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store", "var/lib/ghc"];
+/// Directories of the host's root that hold toolchains.
+const TOOLCHAIN: [&str; 9] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store"];
 /// What compilers and loaders need of /etc, by name or prefix (ending in `*`). No keys, no users, no mounts.
 const ETC: [&str; 16] = [
     "alternatives",

@@ -27,7 +27,7 @@ use crate::worker::{Ground, Manner, Workers, WorkersOptions};
 use fulgurite_sandbox::cgroup::Limits;
 use fulgurite_sandbox::pool::{Pool, PoolOptions};
 use fulgurite_sandbox::runtime::Runtime;
-use fulgurite_sandbox::spec::{Network, SandboxSpec};
+use fulgurite_sandbox::spec::{HostMount, Network, SandboxSpec};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -276,7 +276,11 @@ fn executor(
         memory_bytes_max: None,
     };
     let allowance = Allowance { offer, timeout_default: TIMEOUT, timeout_max: TIMEOUT };
-    let spec = SandboxSpec::default();
+    // Where Debian has what GHC knows of its packages; no other compiler lies outside of what sandboxes show.
+    let ghc = PathBuf::from("/var/lib/ghc");
+    let mounts = [HostMount { source: ghc.clone(), target: ghc, writable: false }];
+    let mounts = mounts.into_iter().filter(|mount| mount.source.is_dir()).collect();
+    let spec = SandboxSpec { mounts, ..SandboxSpec::default() };
     let options = SandboxedOptions {
         worker: "bench".to_owned(),
         spec: spec.clone(),

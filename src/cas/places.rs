@@ -51,7 +51,7 @@ pub(super) struct Draft {
 }
 
 impl Places {
-    /// Whether the disk has this much for us, and inodes, as far as it says. Whoever filled it may have made room since.
+    /// Whether the disk has this much for us, and inodes, as far as it says. Whoever filled it may have made room.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         rustix::fs::fstatvfs(&self.objects).is_ok_and(|seen| {
             // Filesystems that make inodes as they need them count none.

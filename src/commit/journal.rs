@@ -147,14 +147,24 @@ impl Shared {
             if rustix::fs::fstat(&file)?.st_nlink == 0 {
                 continue;
             }
-            if self.durability == Durability::Power {
-                hit("commit.sync")?;
-                rustix::fs::fsync(&dir)?;
-                rustix::fs::fsync(&self.home)?;
+            if let Err(why) = self.sync_names(&dir) {
+                // Nobody knows of it, and nothing is left of it.
+                let _ = rustix::fs::unlinkat(&dir, &name, AtFlags::empty());
+                let _ = rustix::fs::unlinkat(&self.home, DIRECTORY, AtFlags::REMOVEDIR);
+                return Err(why);
             }
             return Ok(SlotFile { file, name, length: 0 });
         }
         Err(Errno::EXIST)
+    }
+
+    fn sync_names(&self, dir: &OwnedFd) -> Result<(), Errno> {
+        if self.durability == Durability::Power {
+            hit("commit.sync")?;
+            rustix::fs::fsync(dir)?;
+            rustix::fs::fsync(&self.home)?;
+        }
+        Ok(())
     }
 
     fn sync(&self, file: &OwnedFd) -> Result<(), Errno> {

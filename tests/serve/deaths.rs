@@ -21,7 +21,7 @@ pub const ALONE: &[Alone] = &[
 ];
 
 const PUTS: &[&str] =
-    &["cas.draft:4", "cas.write:5", "cas.log:4", "cas.log:9", "cas.link:4", "cas.linked:5", "cas.linked:9"];
+    &["cas.draft:7", "cas.write:5", "cas.log:4", "cas.log:9", "cas.link:4", "cas.linked:5", "cas.linked:9"];
 const BEFORE: &[&str] =
     &["serve.queued", "serve.started", "exec.staged", "exec.leased", "exec.mounted", "exec.started"];
 const HANDOFF: &[&str] = &[

@@ -1,6 +1,6 @@
 //! Outputs that stay at the cluster until somebody needs them.
 
-use super::{Pair, counter, start_racing, until};
+use super::{Pair, counter, counters, start_racing, until};
 use crate::Alone;
 use crate::action::Order;
 use crate::client::{Client, code};
@@ -105,13 +105,16 @@ fn lost() {
 fn not_in_a_race() {
     let pair = Pair::start(&["--set", "remote.outputs=lazy", "--dynamic_local_execution_delay=10000"], &[]);
     let there = pair.cluster.client();
-    let order = Order::sh("echo made > out").outputs(&["out"]);
+    // Local may start before the cluster has answered, and must not be the first.
+    let order = Order::sh("sleep 5; echo made > out").outputs(&["out"]);
     there.succeed(&order);
     let client = pair.racing.client();
     let response = client.run(&order);
     assert_eq!(code(response.status.as_ref()), Code::Ok);
     let digest = response.result.unwrap().output_files[0].digest.clone().unwrap();
-    until("it is counted", || counter(&pair.here, "remote hits") == 1);
+    until("it is counted", || counter(&pair.here, "races") == 1);
+    let names = ["local wins", "remote wins", "remote hits"];
+    assert_eq!(counters(&pair.here, &names), [0, 1, 1]);
     assert!(is_stored(&pair.here, &digest));
     drop((client, there));
     pair.end();
