@@ -7,7 +7,7 @@
 //! Invariants: what cannot go to a worker is refused before anything starts; a worker that cannot be had when it comes
 //! to it is done without, and the run says so.
 //! Limits: without a daemon, inputs are hashed into a store that stays for the next time; of those there are at most
-//! [`STORES_MAX`], each for one run at a time.
+//! 64, each for one run at a time.
 
 use super::daemon;
 use super::run_args::{RunArgs, StrategyArg, state_dir};
