@@ -12,7 +12,10 @@ pub struct RaceArgs {
     /// Directory of zstd's sources, as scripts/zstd-sources prints it; without it, C files are generated
     #[arg(value_name = "SOURCES", value_hint = ValueHint::DirPath)]
     pub sources: Option<PathBuf>,
-    /// C files of a build: the smallest ones
+    /// Build generated Java files instead, by persistent workers on both sides
+    #[arg(long, conflicts_with = "sources")]
+    pub java: bool,
+    /// Files of a build; of zstd's, the smallest ones
     #[arg(long, value_name = "COUNT", default_value_t = 24)]
     pub units: usize,
     /// Builds of each policy in each condition
@@ -35,6 +38,7 @@ impl RaceArgs {
     pub(super) fn wanted(&self) -> RaceBench {
         RaceBench {
             sources: self.sources.clone(),
+            java: self.java,
             units: self.units,
             rounds: self.rounds.max(1),
             jobs: self.jobs,

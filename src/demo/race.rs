@@ -12,7 +12,7 @@
 use super::error::DemoError;
 use crate::bench::BenchError;
 use crate::bench::race::site::{Built, Halves, Machine, Way};
-use crate::bench::race::units::{Units, numbered};
+use crate::bench::race::units::{Units, Wanted, numbered};
 use crate::bench::race::{Condition, Policy};
 use crate::bench::scratch::Scratch;
 use crate::bench::statistics::thousandths;
@@ -70,7 +70,7 @@ pub fn race(scratch: &Scratch, sources: &Path, show: &dyn Fn(&str)) -> Result<Ra
     let (root, objects) = (scratch.directory("race-sources")?, scratch.directory("race-objects")?);
     let states = scratch.directory("race")?;
     show("plain build");
-    let units = Units::take(Some(sources), UNITS, &root)?;
+    let units = Units::take(Wanted::Zstd(sources), UNITS, &root)?;
     let plain = units.plain(&root, &objects)?;
     let halves = Halves::of_this_machine();
     let remote = Machine::start(&states.join("remote"), &halves.remote, &[])?;
@@ -93,7 +93,7 @@ pub fn race(scratch: &Scratch, sources: &Path, show: &dyn Fn(&str)) -> Result<Ra
             cut_after: None,
             fetch: true,
         };
-        let one = way.build(&units.build(number, &plain))?;
+        let one = way.build(&units.build(number, &plain)?)?;
         compare(name, &one, &plain, number)?;
         built.push((name, one));
     }

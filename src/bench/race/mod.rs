@@ -10,7 +10,8 @@
 //! ```
 //! | file | what it is |
 //! |---|---|
-//! | [`units`] | what is built: zstd's C files, or generated ones |
+//! | [`units`] | what is built: zstd's C files, generated ones, or Java files |
+//! | [`java`] | Java files, and their workers |
 //! | [`site`] | two machines on one: half of the processors each; one build |
 //! | [`shape`] | the network between them: a proxy of ours with delay, jitter, loss and an end |
 //! | [`abort`] | the end of losers |
@@ -24,6 +25,7 @@
 //! of the remote in one build before is known to ours when the first round begins, and to nobody else: no other policy
 //! remembers anything.
 pub mod abort;
+pub mod java;
 pub mod limits;
 pub mod shape;
 pub mod site;
@@ -47,7 +49,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use units::Units;
+use units::{Units, Wanted};
 
 /// Busy threads for each processor of the racing daemon, when it is loaded.
 const LOAD_EACH: usize = 3;
@@ -167,7 +169,9 @@ impl Condition {
 pub struct RaceBench {
     /// Where zstd's sources are; without them C files are generated.
     pub sources: Option<PathBuf>,
-    /// C files of a build.
+    /// Java files instead, by workers on either side.
+    pub java: bool,
+    /// Files of a build.
     pub units: usize,
     /// Builds of each policy in each condition.
     pub rounds: usize,
@@ -190,7 +194,12 @@ pub fn run(runtime: &Arc<Runtime>, wanted: &RaceBench) -> Result<Report, BenchEr
     let scratch = Scratch::new(None, &needed)?;
     let host = HostReport::now(runtime, scratch.filesystem());
     let (root, objects) = (scratch.directory("sources")?, scratch.directory("objects")?);
-    let units = Units::take(wanted.sources.as_deref(), wanted.units, &root)?;
+    let what = match (&wanted.sources, wanted.java) {
+        (_, true) => Wanted::Java,
+        (Some(sources), false) => Wanted::Zstd(sources),
+        (None, false) => Wanted::C,
+    };
+    let units = Units::take(what, wanted.units, &root)?;
     let plain = units.plain(&root, &objects)?;
     let halves = Halves::of_this_machine();
     let steps = wanted.conditions.len() * (1 + wanted.rounds * Policy::ALL.len());
@@ -260,7 +269,7 @@ impl Site<'_> {
         self.number += 1;
         if condition == Condition::AllHits {
             self.bar.set_message("filling the cache");
-            fill(remote, &self.units.build(self.number, &self.plain), self.jobs())?;
+            fill(remote, &self.units.build(self.number, &self.plain)?, self.jobs())?;
         }
         Ok(self.number)
     }
@@ -292,7 +301,7 @@ impl Site<'_> {
             cut_after: (condition == Condition::RemoteDies).then_some(half),
             fetch: false,
         };
-        let built = way.build(&self.units.build(number, &self.plain));
+        let built = way.build(&self.units.build(number, &self.plain)?);
         self.bar.inc(1);
         built
     }

@@ -1,12 +1,14 @@
-//! What is built: C files with all that they include, as actions for any server.
+//! What is built: C files with all that they include, or Java files, as actions for any server.
 //!
 //! ```text
 //!   zstd's C files, the smallest first        or as many generated ones where there are no sources
 //!     + fulgurite-build.h: .ident "fulgurite-race-<16 digits>"     different in each build: every action is new, and
 //!                                                                   so is every object, by these digits alone
+//!   Java files, see [`super::java`]
 //! ```
 //! Invariants: a build's objects are those of the plain build, byte by byte, with the digits in the place of zeros; so
 //! one plain build says what the objects of all builds must be.
+use super::java::{self, JavaSources};
 use super::limits::UNITS_MAX;
 use crate::action::{
     ActionSpec, Command, CommandOutput, Digest, Directory, DirectoryNode, ExecPath, FileNode, NodeProperties,
@@ -27,29 +29,47 @@ use std::time::Duration;
 /// What makes a build different from all others.
 const HEADER: &str = "fulgurite-build.h";
 /// Before the digits.
-const MARK: &str = "fulgurite-race-";
+pub const MARK: &str = "fulgurite-race-";
 /// No unit takes this long.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// Functions of a generated file: about as much work as a middling file of zstd's.
 const FUNCTIONS: usize = 150;
 
 /// Something is wrong with what shall be built.
-fn unbuildable(why: impl Into<String>) -> BenchError {
+pub(super) fn unbuildable(why: impl Into<String>) -> BenchError {
     BenchError::Simulation { why: why.into() }
 }
 
-/// One C file.
+/// What to build.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// The smallest of zstd's C files, of those below this directory.
+    Zstd(&'a Path),
+    /// Generated C files.
+    C,
+    /// Generated Java files.
+    Java,
+}
+
+/// One file to compile.
 #[derive(Clone, Debug)]
 struct Unit {
     source: String,
     output: String,
-    files: Vec<(PathBuf, Digest)>,
+    /// What is the same in all builds: where, what, and whether it is a tool.
+    files: Vec<(PathBuf, Digest, bool)>,
+}
+
+#[derive(Debug)]
+enum Language {
+    C { compiler: String },
+    Java(JavaSources),
 }
 
 /// All that is built.
 #[derive(Debug)]
 pub struct Units {
-    compiler: String,
+    language: Language,
     units: Vec<Unit>,
     blobs: BTreeMap<Digest, Bytes>,
     /// What these units are, in words.
@@ -75,27 +95,40 @@ pub struct Build {
 }
 
 impl Units {
-    /// The `count` smallest of zstd's C files, of those below `sources`; without sources, generated ones. They are
-    /// written to `root`.
+    /// `count` units. What is generated is written to `root`.
     ///
     /// # Errors
     /// No sources, no compiler, or files that can't be written.
-    pub fn take(sources: Option<&Path>, count: usize, root: &Path) -> Result<Units, BenchError> {
+    pub fn take(wanted: Wanted<'_>, count: usize, root: &Path) -> Result<Units, BenchError> {
         if count == 0 || count > UNITS_MAX {
-            return Err(unbuildable(format!("{count} C files: there may be 1 to {UNITS_MAX}")));
+            return Err(unbuildable(format!("{count} files: there may be 1 to {UNITS_MAX}")));
         }
-        let compiler = find_program("cc", "install a C compiler: apt-get install gcc libc6-dev")?;
-        let mut units = Units {
-            compiler: compiler.to_string_lossy().into_owned(),
-            units: Vec::new(),
-            blobs: BTreeMap::new(),
-            described: String::new(),
+        let language = match wanted {
+            Wanted::Java => Language::Java(JavaSources::generate(count, root)?),
+            Wanted::C | Wanted::Zstd(_) => {
+                let compiler = find_program("cc", "install a C compiler: apt-get install gcc libc6-dev")?;
+                Language::C { compiler: compiler.to_string_lossy().into_owned() }
+            }
         };
-        match sources {
-            Some(sources) => units.of_zstd(sources, count, root)?,
-            None => units.generated(count, root)?,
+        let (units, blobs, described) = (Vec::new(), BTreeMap::new(), String::new());
+        let mut units = Units { language, units, blobs, described };
+        match wanted {
+            Wanted::Zstd(sources) => units.of_zstd(sources, count, root)?,
+            Wanted::C => units.generated(count, root)?,
+            Wanted::Java => units.of_java(),
         }
         Ok(units)
+    }
+
+    fn of_java(&mut self) {
+        let Language::Java(sources) = &self.language else { return };
+        let worker = put(&mut self.blobs, sources.worker.clone());
+        for (source, output) in sources.outputs() {
+            let arguments = put(&mut self.blobs, JavaSources::arguments(&source));
+            let files = vec![(java::WORKER.into(), worker, true), (java::ARGUMENTS.into(), arguments, false)];
+            self.units.push(Unit { source, output, files });
+        }
+        self.described = format!("{} Java files by workers", self.units.len());
     }
 
     fn of_zstd(&mut self, sources: &Path, count: usize, root: &Path) -> Result<(), BenchError> {
@@ -108,7 +141,7 @@ impl Units {
             let mut files = Vec::new();
             for input in &unit.inputs {
                 let path = input.dest.as_path();
-                files.push((path.to_path_buf(), self.file(&root.join(path))?));
+                files.push((path.to_path_buf(), self.file(&root.join(path))?, false));
             }
             let source = unit.source.as_path().display().to_string();
             let output = unit.object.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -124,7 +157,7 @@ impl Units {
             let path = root.join(&source);
             let failed = BenchError::file(format!("write {}", path.display()));
             fs::write(&path, generated(number)).map_err(failed)?;
-            let files = vec![(PathBuf::from(&source), self.file(&path)?)];
+            let files = vec![(PathBuf::from(&source), self.file(&path)?, false)];
             self.units.push(Unit { source, output: format!("unit-{number:05}.o"), files });
         }
         self.described = format!("{count} generated C files");
@@ -143,7 +176,11 @@ impl Units {
     }
 
     fn arguments(&self, unit: &Unit, output: &str) -> Vec<String> {
-        let mut arguments = vec![self.compiler.clone()];
+        let compiler = match &self.language {
+            Language::Java(sources) => return sources.command(),
+            Language::C { compiler } => compiler.clone(),
+        };
+        let mut arguments = vec![compiler];
         arguments.extend(["-O1", "-DZSTD_DISABLE_ASM=1", "-DZSTD_LEGACY_SUPPORT=1"].map(str::to_owned));
         arguments.extend(["-include", HEADER].map(str::to_owned));
         arguments.extend(INCLUDE_DIRECTORIES.map(|directory| format!("-I{directory}")));
@@ -157,6 +194,9 @@ impl Units {
     /// # Errors
     /// A command that fails.
     pub fn plain(&self, root: &Path, objects: &Path) -> Result<Vec<Vec<u8>>, BenchError> {
+        if let Language::Java(sources) = &self.language {
+            return sources.plain(root, objects);
+        }
         fs::write(root.join(HEADER), header(0)).map_err(BenchError::file("write a header"))?;
         let streams = Streams::new(objects, "plain")?;
         let mut all = Vec::new();
@@ -176,30 +216,40 @@ impl Units {
     }
 
     /// The build of this number, whose objects differ from `plain` in the number alone.
-    #[must_use]
-    pub fn build(&self, number: u64, plain: &[Vec<u8>]) -> Build {
+    ///
+    /// # Errors
+    /// A file that has no place for the number.
+    pub fn build(&self, number: u64, plain: &[Vec<u8>]) -> Result<Build, BenchError> {
         let mut blobs = self.blobs.clone();
-        let salt = put(&mut blobs, header(number).into_bytes());
         let mut jobs = Vec::new();
-        for (unit, object) in self.units.iter().zip(plain) {
+        for (index, (unit, object)) in self.units.iter().zip(plain).enumerate() {
             let mut root = Node::default();
-            for (path, digest) in &unit.files {
-                root.add(path, *digest);
+            for (path, digest, is_tool) in &unit.files {
+                root.add(path, *digest, *is_tool);
             }
-            root.add(Path::new(HEADER), salt);
+            let (salted, text) = match &self.language {
+                Language::C { .. } => (HEADER, header(number).into_bytes()),
+                Language::Java(sources) => (unit.source.as_str(), sources.text(index, number)?),
+            };
+            root.add(Path::new(salted), put(&mut blobs, text), false);
             let input_root_digest = root.put(&mut blobs);
             let command_digest = put(&mut blobs, encode::command(&self.command(unit)));
+            let platform: &[(&str, &str)] = match &self.language {
+                Language::C { .. } => &[],
+                Language::Java(_) => &java::PLATFORM,
+            };
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
             let action = ActionSpec {
                 command_digest,
                 input_root_digest,
                 timeout: Some(TIMEOUT),
                 do_not_cache: false,
-                platform: Vec::new(),
+                platform: platform.iter().map(owned).collect(),
             };
             let action = put(&mut blobs, encode::action(&action, b""));
             jobs.push(Job { action, object: Digest::of(FUNCTION, &numbered(object, number)) });
         }
-        Build { jobs, blobs: blobs.into_iter().collect() }
+        Ok(Build { jobs, blobs: blobs.into_iter().collect() })
     }
 
     fn command(&self, unit: &Unit) -> Command {
@@ -247,28 +297,30 @@ pub fn numbered(object: &[u8], number: u64) -> Vec<u8> {
 /// A directory that is put together.
 #[derive(Debug, Default)]
 struct Node {
-    files: BTreeMap<String, Digest>,
+    /// Each with whether it is a tool.
+    files: BTreeMap<String, (Digest, bool)>,
     directories: BTreeMap<String, Node>,
 }
 
 impl Node {
-    fn add(&mut self, path: &Path, digest: Digest) {
+    fn add(&mut self, path: &Path, digest: Digest, is_tool: bool) {
         let mut names: Vec<String> = path.iter().map(|name| name.to_string_lossy().into_owned()).collect();
         let Some(file) = names.pop() else { return };
         let mut node = self;
         for name in names {
             node = node.directories.entry(name).or_default();
         }
-        node.files.insert(file, digest);
+        node.files.insert(file, (digest, is_tool));
     }
 
     /// Its digest; it and all below it go into `blobs`.
     fn put(&self, blobs: &mut BTreeMap<Digest, Bytes>) -> Digest {
-        let file = |(name, digest): (&String, &Digest)| FileNode {
-            name: name.clone(),
-            digest: *digest,
-            executable: false,
-            properties: NodeProperties::default(),
+        let file = |(name, (digest, is_tool)): (&String, &(Digest, bool))| {
+            let mut properties = NodeProperties::default();
+            if *is_tool {
+                properties.properties.push(("bazel_tool_input".to_owned(), String::new()));
+            }
+            FileNode { name: name.clone(), digest: *digest, executable: false, properties }
         };
         let mut directory =
             Directory { files: self.files.iter().map(file).collect(), ..Directory::default() };
@@ -305,7 +357,7 @@ mod tests {
     fn builds_differ_by_their_number_alone() {
         let dir = tempfile::tempdir().unwrap();
         let objects = tempfile::tempdir().unwrap();
-        let mut units = Units::take(None, 2, dir.path()).unwrap();
+        let mut units = Units::take(Wanted::C, 2, dir.path()).unwrap();
         assert_eq!(units.count(), 2);
         units.units.truncate(1);
         let plain = units.plain(dir.path(), objects.path()).unwrap();
@@ -322,7 +374,7 @@ mod tests {
         let found = fs::read(&path).unwrap();
         assert_ne!(found, plain[0]);
         assert_eq!(found, numbered(&plain[0], 77));
-        let (one, other) = (units.build(1, &plain), units.build(2, &plain));
+        let (one, other) = (units.build(1, &plain).unwrap(), units.build(2, &plain).unwrap());
         assert_ne!(one.jobs[0].action, other.jobs[0].action);
         assert_ne!(one.jobs[0].object, other.jobs[0].object);
     }
@@ -332,7 +384,7 @@ mod tests {
         let digest = Digest::of(FUNCTION, b"x");
         let mut root = Node::default();
         for path in ["lib/common/b.h", "lib/a.c", "lib/common/a.h"] {
-            root.add(Path::new(path), digest);
+            root.add(Path::new(path), digest, false);
         }
         let mut blobs = BTreeMap::new();
         let name = root.put(&mut blobs);
@@ -343,7 +395,7 @@ mod tests {
     #[test]
     fn a_build_has_a_size() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Units::take(None, 0, dir.path()).is_err());
-        assert!(Units::take(None, UNITS_MAX + 1, dir.path()).is_err());
+        assert!(Units::take(Wanted::C, 0, dir.path()).is_err());
+        assert!(Units::take(Wanted::C, UNITS_MAX + 1, dir.path()).is_err());
     }
 }
