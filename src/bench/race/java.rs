@@ -120,7 +120,7 @@ fn name(file: &JavaUnit) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::units::numbered;
+    use crate::bench::race::units::numbered;
     use super::*;
 
     #[test]
