@@ -211,8 +211,9 @@ impl Daemon {
             tracing::info!("inputs are not staged by {way}: {why}");
         }
         let slots = usize::try_from(config.execution.slots).unwrap_or(1);
-        // While one sandbox resets itself, its slot has another.
-        let pool = Pool::new(runtime.clone(), PoolOptions { sandboxes_max: 2 * slots, idle_max: 2 * slots })
+        // While one sandbox resets itself, its slot has another; a short action may run beside those with slots.
+        let places = PoolOptions { sandboxes_max: 2 * (slots + 1), idle_max: 2 * slots };
+        let pool = Pool::new(runtime.clone(), places)
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
         let layers = layers(config, &cas)?;
         let sandboxed = executor(config, &cas, stager.clone(), layers.clone(), &pool)?;

@@ -92,7 +92,9 @@ fn limits(config: &Config) -> PoolLimits {
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     PoolLimits {
         workers_max: count(worker.workers_max),
-        per_key_max: count(worker.per_key_max),
+        // Beyond one for each slot there is somebody to serve only while another finishes what nobody wants any more,
+        // and a further one that starts meanwhile would take its processor from it: that one is waited for.
+        per_key_max: count(worker.per_key_max).min(count(config.execution.slots)).max(1),
         per_mnemonic_max: count(worker.per_mnemonic_max),
         slots: worker.multiplex_slots.clamp(1, fulgurite_sandbox::hosted::Hosted::SLOTS_MAX),
         starting_max: count(worker.starting_max),

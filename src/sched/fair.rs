@@ -35,6 +35,21 @@ pub struct Bill {
     charged_micros: u64,
 }
 
+impl Bill {
+    /// Microseconds: what its invocation's cost, as far as is known.
+    #[must_use]
+    pub fn charged_micros(&self) -> u64 {
+        self.charged_micros
+    }
+}
+
+/// Whose turn it is.
+struct Turn {
+    tenant: String,
+    invocation: String,
+    mean_micros: Option<u64>,
+}
+
 #[derive(Debug)]
 struct Tenant<T> {
     used_micros: u64,
@@ -125,23 +140,37 @@ impl<T> FairQueue<T> {
 
     /// Takes the item whose turn it is.
     pub fn pop(&mut self) -> Option<(T, Bill)> {
-        let (name, owner) = self
-            .tenants
-            .iter_mut()
-            .filter(|(_, owner)| owner.waiting > 0)
-            .min_by_key(|(_, owner)| owner.used_micros)?;
-        let (invocation, line) = owner
-            .invocations
-            .iter_mut()
+        let turn = self.turn()?;
+        self.take(turn)
+    }
+
+    /// Takes the item whose turn it is, if its invocation's are known to cost no more than so many microseconds.
+    pub fn pop_light(&mut self, micros_max: u64) -> Option<(T, Bill)> {
+        let turn = self.turn()?;
+        turn.mean_micros.filter(|mean| *mean <= micros_max)?;
+        self.take(turn)
+    }
+
+    fn turn(&self) -> Option<Turn> {
+        let waiting = self.tenants.iter().filter(|(_, owner)| owner.waiting > 0);
+        let (tenant, owner) = waiting.min_by_key(|(_, owner)| owner.used_micros)?;
+        let lines = owner.invocations.iter();
+        let (_, invocation, line) = lines
             .filter_map(|(name, line)| line.waiting.keys().next().copied().map(|first| (first, name, line)))
             .min_by_key(|((priority, number), _, line)| {
                 // Who would have used least after it, so that a tiny action never waits for a round of heavy ones.
                 let cost = line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
                 (*priority, line.used_micros.saturating_add(cost), *number)
-            })
-            .map(|(_, name, line)| (name.clone(), line))?;
+            })?;
+        let (tenant, invocation) = (tenant.clone(), invocation.clone());
+        Some(Turn { tenant, invocation, mean_micros: line.mean_micros })
+    }
+
+    fn take(&mut self, Turn { tenant, invocation, mean_micros }: Turn) -> Option<(T, Bill)> {
+        let owner = self.tenants.get_mut(&tenant)?;
+        let line = owner.invocations.get_mut(&invocation)?;
         let (_, item) = line.waiting.pop_first()?;
-        let charge = line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
+        let charge = mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
         self.floor_micros = self.floor_micros.max(owner.used_micros);
         owner.floor_micros = owner.floor_micros.max(line.used_micros);
         line.used_micros += charge;
@@ -149,7 +178,7 @@ impl<T> FairQueue<T> {
         owner.used_micros += charge;
         owner.running += 1;
         owner.waiting -= 1;
-        Some((item, Bill { tenant: name.clone(), invocation, charged_micros: charge }))
+        Some((item, Bill { tenant, invocation, charged_micros: charge }))
     }
 
     /// An item that was popped is done and has cost this much.

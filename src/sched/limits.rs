@@ -1,6 +1,6 @@
 //! Bounds on what waits and on what is remembered, each with its reason.
 
-use super::machine::Leaving;
+use super::types::Leaving;
 use std::time::Duration;
 
 /// Bounds of a scheduler.
@@ -55,3 +55,8 @@ pub(super) const IDLE_SHARES_MAX: usize = 1024;
 
 /// What a run is charged at its start, in microseconds, until it is known what its invocation's runs cost.
 pub(super) const FIRST_CHARGE_MICROS: u64 = 50_000;
+
+/// What costs at most so many microseconds, and a quarter of each that has a slot, may run beside them: a core that it
+/// shares with one of those loses a quarter of its time at the most, and for no longer than a person notices.
+pub(super) const LIGHT_MICROS_MAX: u64 = 100_000;
+pub(super) const LIGHTER_TIMES: u64 = 4;

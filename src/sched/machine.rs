@@ -1,104 +1,11 @@
 //! Runs and the operations that wait for them, as a machine of events and effects. Time is given to it.
 
 use super::fair::{Bill, FairQueue, Ticket};
-use super::limits::SchedulerLimits;
+use super::limits::{LIGHT_MICROS_MAX, LIGHTER_TIMES, SchedulerLimits};
+use super::types::{Accepted, Effect, Ending, Leaving, OperationId, Refusal, RunId, Submission};
 use crate::action::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
-
-/// Names an operation. Drawn at random by whoever submits it: it is what clients hold, and nobody shall guess it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OperationId(pub u128);
-
-/// Names a run, in the order of submission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RunId(pub u64);
-
-/// A request.
-#[derive(Clone, Debug)]
-pub struct Submission {
-    /// Its name.
-    pub operation: OperationId,
-    /// Whose it is.
-    pub tenant: String,
-    /// The build that it is a part of, for fairness. May be empty.
-    pub invocation: String,
-    /// Lower is sooner.
-    pub priority: i32,
-    /// The action's name; `None`: it is neither merged with others nor others with it.
-    pub key: Option<Digest>,
-    /// The result must not have been visible before.
-    pub fresh: bool,
-}
-
-/// A request that was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// What is done for it.
-    pub run: RunId,
-    /// Whether the run was there already.
-    pub joined: bool,
-}
-
-/// Why a request was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Too much of this tenant waits.
-    #[error("the queue is full: {waiting} actions of this instance wait")]
-    QueueFull {
-        /// How many wait.
-        waiting: usize,
-    },
-    /// Too many operations of this tenant.
-    #[error("{operations} operations of this instance are under way, which is the most there may be")]
-    TooManyOperations {
-        /// How many there are.
-        operations: usize,
-    },
-    /// The daemon is about to end.
-    #[error("the server is shutting down")]
-    Draining,
-}
-
-/// How an operation ends without its run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Somebody canceled it.
-    Canceled,
-    /// Nobody waited for it.
-    Abandoned,
-    /// It had not started when the daemon was told to end.
-    Drained,
-}
-
-/// How somebody stops waiting for an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
-    /// It ended its stream, or closed its connection: were it to come back, the way is open.
-    Left,
-    /// Its connection fell silent, and it cannot come back before the network recovers.
-    Lost,
-}
-
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// A slot is free for it: start it.
-    Start {
-        /// Which.
-        run: RunId,
-        /// Whether a result that is in the cache by now will do.
-        may_use_cache: bool,
-    },
-    /// Kill it; it will be reported as finished.
-    Kill(RunId),
-    /// It never started and never will.
-    Drop(RunId),
-    /// Tell whoever waits for it that it is over.
-    End(OperationId, Ending),
-    /// It cannot be asked for any more.
-    Forget(OperationId),
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -134,7 +41,9 @@ struct Operation {
 #[derive(Debug)]
 pub struct Scheduler {
     limits: SchedulerLimits,
-    slots_free: usize,
+    slots: usize,
+    /// What has a slot, with what it was charged.
+    running: BTreeMap<RunId, u64>,
     draining: bool,
     next_run: u64,
     queue: FairQueue<RunId>,
@@ -154,7 +63,8 @@ impl Scheduler {
     pub fn new(slots: usize, limits: SchedulerLimits) -> Self {
         Scheduler {
             limits,
-            slots_free: slots,
+            slots,
+            running: BTreeMap::new(),
             draining: false,
             next_run: 0,
             queue: FairQueue::default(),
@@ -273,7 +183,7 @@ impl Scheduler {
         let Some(over) = self.remove_run(run) else { return Vec::new() };
         if let Phase::Started(bill) | Phase::Executing(bill) | Phase::Publishing(bill) = &over.phase {
             self.queue.settle(bill, cost);
-            self.slots_free += 1;
+            self.running.remove(&run);
         }
         for (index, operation) in over.operations.iter().enumerate() {
             // Operations that were merged share one result.
@@ -430,19 +340,27 @@ impl Scheduler {
 
     #[cfg(test)]
     pub(super) fn slots_free_for_tests(&mut self, slots: usize) {
-        self.slots_free = slots;
+        self.slots = self.running.len() + slots;
     }
 
     fn dispatch(&mut self, effects: &mut Vec<Effect>) {
-        while self.slots_free > 0
-            && let Some((id, bill)) = self.queue.pop()
-        {
+        while let Some((id, bill)) = self.turn() {
             if let Some(run) = self.runs.get_mut(&id) {
+                self.running.insert(id, bill.charged_micros());
                 run.phase = Phase::Started(bill);
-                self.slots_free -= 1;
                 effects.push(Effect::Start { run: id, may_use_cache: !run.fresh });
             }
         }
+    }
+
+    /// Whose turn it is, if there is a place. Beside so many as there are slots one more has a place that is light, and
+    /// lighter by far than each of those: it would wait for much longer than it takes, and they hardly notice it.
+    fn turn(&mut self) -> Option<(RunId, Bill)> {
+        if self.running.len() < self.slots {
+            return self.queue.pop();
+        }
+        let lightest = self.running.values().min().filter(|_| self.running.len() == self.slots)?;
+        self.queue.pop_light((lightest / LIGHTER_TIMES).min(LIGHT_MICROS_MAX))
     }
 
     fn unmerge(&mut self, id: RunId) {

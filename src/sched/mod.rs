@@ -10,7 +10,7 @@
 //! used, within a tenant by priority, then invocations by what they have used, then age.
 //!
 //! Invariants:
-//! - at most `slots` runs are started and not finished;
+//! - at most `slots` runs are started and not finished, and one more that is light, beside heavy ones;
 //! - canceling an operation touches a run only if no other operation waits for it;
 //! - an operation that demands a fresh result never gets one that was visible before it was submitted;
 //! - an operation ends once; afterwards it stays resolvable for a bounded time and within bounds of count and size.
@@ -18,10 +18,12 @@
 mod fair;
 mod limits;
 mod machine;
+mod types;
 
 pub use fair::FairQueue;
 pub use limits::SchedulerLimits;
-pub use machine::{Accepted, Effect, Ending, Leaving, OperationId, Refusal, RunId, Scheduler, Submission};
+pub use machine::Scheduler;
+pub use types::{Accepted, Effect, Ending, Leaving, OperationId, Refusal, RunId, Submission};
 
 #[cfg(test)]
 mod tests;

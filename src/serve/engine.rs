@@ -5,7 +5,8 @@
 //!                │                                                            │
 //!                └── watch channel of the operation ◄── Queued, Executing, Done
 //! ```
-//! Executions run on threads of their own, one a slot, never on the threads of the asynchronous runtime.
+//! Executions run on threads of their own, one a slot and one for a light action beside them, never on the threads of the
+//! asynchronous runtime.
 //! Invariants: decisions are the scheduler's; here nothing is awaited and nothing that may take long is done while the
 //! state is locked.
 
@@ -54,7 +55,7 @@ struct State {
     scheduler: Scheduler,
     runs: HashMap<RunId, RunState>,
     operations: HashMap<OperationId, Held>,
-    /// Runs that have a slot and no thread yet: at most as many as there are slots.
+    /// Runs that have a slot and no thread yet: at most as many as there are threads.
     ready: VecDeque<(RunId, bool)>,
     stopping: bool,
 }
@@ -139,7 +140,8 @@ impl Engine {
                 threads: Mutex::default(),
             }),
         };
-        for slot in 0..slots {
+        // The scheduler may let one more run beside those that have a slot.
+        for slot in 0..=slots {
             let worker = engine.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("slot {slot}"))

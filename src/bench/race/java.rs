@@ -120,8 +120,8 @@ fn name(file: &JavaUnit) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::bench::race::units::numbered;
     use super::*;
+    use crate::bench::race::units::numbered;
 
     #[test]
     fn classes_of_builds_differ_by_their_number_alone() {
