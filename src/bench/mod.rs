@@ -22,6 +22,7 @@ pub mod prepared;
 pub mod progress;
 pub mod race;
 pub mod reapi;
+pub mod reapi_sandboxed;
 pub mod report;
 pub mod sandbox;
 pub mod sandboxed;

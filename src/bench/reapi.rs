@@ -3,6 +3,7 @@
 //! | case | one operation is |
 //! |---|---|
 //! | `spawn` | the floor: posix_spawn of `/bin/sh -c 'cat in > out'`, wait |
+//! | `sandboxed` | the same in a sandbox of a pool, without daemon, wire, store and hash: see [`super::reapi_sandboxed`] |
 //! | `execute` | upload of a new input, its directory, command and action; Execute, sandboxed; the answer |
 //! | `cache-hit` | Execute of an action whose result is cached |
 //! | `crowded` | `execute` of one client, beside others whose actions have large new input roots |
@@ -13,15 +14,17 @@
 //! client. Every answer is checked: the digest of the output is that of the input.
 //!
 //! Where the floor of `execute` is: at concurrency 8 both cores are busy, so that its share of the bare rate is that of
-//! CPU time. Where the bare command takes 1.75 ms an action takes 3.0 ms, and the client 0.3 ms on the same cores:
-//! 0.53. Of the 1.25 ms above the bare command two thirds are the kernel's: a process with namespaces of its own, its
-//! filter and rules, two cgroups' counters, files and names in the store; with an overlay it was 1.55 ms.
+//! CPU time. `sandboxed` shows the share that sandboxes alone leave, in the same run. Where the bare command takes
+//! 1.75 ms an action takes 3.0 ms, and the client 0.3 ms on the same cores: 0.53. Of the 1.25 ms above the bare command
+//! two thirds are the kernel's: a process with namespaces of its own, its filter and rules, two cgroups' counters, files
+//! and names in the store; with an overlay it was 1.55 ms.
 use super::command::{Bare, Streams, find_program};
 use super::crowd::Crowd;
 use super::error::BenchError;
 use super::filesystem::{Filesystem, FilesystemKind};
 use super::prepared::{FUNCTION, Prepared, RootState, SCRIPT};
 use super::progress;
+use super::reapi_sandboxed::Sandboxes;
 use super::report::{CaseReport, HostReport, Report};
 use super::scratch::Scratch;
 use super::server::Server;
@@ -29,9 +32,11 @@ use super::statistics::{median, paired_ratio, percentile, tenths, thousandths};
 use crate::action::Digest;
 use crate::remote::{Remote, RemoteError};
 use fulgurite_sandbox::cgroup::CgroupHost;
+use fulgurite_sandbox::runtime::Runtime;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime as Tokio;
 use tokio::task::JoinSet;
@@ -90,10 +95,13 @@ pub enum Place {
 
 /// What one block of operations gave.
 #[derive(Debug, Default)]
-struct Block {
-    latencies_us: Vec<f64>,
-    wall: Duration,
-    cpu_us: Option<f64>,
+pub struct Block {
+    /// Of each.
+    pub latencies_us: Vec<f64>,
+    /// Of all, from beginning to end.
+    pub wall: Duration,
+    /// Of all, where it is counted.
+    pub cpu_us: Option<f64>,
 }
 
 impl Block {
@@ -114,7 +122,7 @@ impl Block {
 ///
 /// # Errors
 /// [`BenchError`].
-pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
+pub fn run(runtime: &Arc<Runtime>, bench: &ReapiBench) -> Result<Report, BenchError> {
     let filesystem = match &bench.place {
         Place::Directory(_) => None,
         Place::New { kind, images } => Some(Filesystem::make(*kind, images)?),
@@ -141,7 +149,8 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
         .map_err(BenchError::file("start the client"))?;
     let remote = tokio.block_on(Remote::connect(server.address(), "", FUNCTION))?;
     let sets = bench.concurrency.len() * bench.input_files.len() * bench.states.len();
-    let steps = sets * bench.rounds * 3;
+    let steps = sets * bench.rounds * 4;
+    let sandboxes = Sandboxes::new(runtime, &scratch)?;
     let bar = progress::bar(steps, bench.progress);
     let mut load = Load { bench, server: &server, tokio: &tokio, remote, next: 0, lanes: 0 };
     let mut cases = Vec::new();
@@ -152,6 +161,8 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
             let mut bout = Bout::default();
             for _ in 0..bench.rounds {
                 bout.spawn.push(load.bare(&scratch, *concurrency)?);
+                bar.inc(1);
+                bout.sandboxed.push(sandboxes.block(bench.actions, *concurrency)?);
                 bar.inc(1);
                 let (block, last) = load.execute(*files, *state, *concurrency)?;
                 bout.execute.push(block);
@@ -178,6 +189,7 @@ pub fn run(bench: &ReapiBench) -> Result<Report, BenchError> {
 #[derive(Debug, Default)]
 struct Bout {
     spawn: Vec<Block>,
+    sandboxed: Vec<Block>,
     execute: Vec<Block>,
     hits: Vec<Block>,
 }
@@ -196,9 +208,13 @@ impl Bout {
             ("state", state.name().to_owned()),
         ]
         .into();
-        [("spawn", &self.spawn), ("execute", &self.execute), ("cache-hit", &self.hits)]
-            .map(|(name, blocks)| report(name, &params, blocks, &self.spawn, server))
-            .into()
+        let blocks = [
+            ("spawn", &self.spawn),
+            ("sandboxed", &self.sandboxed),
+            ("execute", &self.execute),
+            ("cache-hit", &self.hits),
+        ];
+        blocks.map(|(name, blocks)| report(name, &params, blocks, &self.spawn, server)).into()
     }
 }
 
@@ -222,7 +238,7 @@ fn report(
     if let Some(ratio) = ratio(&|block| Some(block.per_second())) {
         parts.insert("ratio_per_second".to_owned(), ratio);
     }
-    if let (Some(bytes), true) = (server.private_bytes(), name != "spawn") {
+    if let (Some(bytes), true) = (server.private_bytes(), !matches!(name, "spawn" | "sandboxed")) {
         parts.insert("server_private_bytes".to_owned(), bytes as f64);
     }
     CaseReport {

@@ -320,7 +320,9 @@ pub fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             (simulate::table(&report), report, args.json)
         }
         // The daemon has sandboxes of its own; what is mounted for it shall be seen by nobody else.
-        BenchWhat::Reapi(args) => shown(in_sandboxes(|_| bench_reapi(&reapi(args)))?, args.json),
+        BenchWhat::Reapi(args) => {
+            shown(in_sandboxes(|runtime| bench_reapi(runtime, &reapi(args)))?, args.json)
+        }
     };
     if json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
