@@ -15,6 +15,9 @@ const UNIFIED: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 /// What the daemon prints before its address, once it listens.
 const LISTENING: &str = "listening on ";
 
+/// Before the pid in the names of these cgroups.
+const PREFIX: &str = "fulgurite-bench-";
+
 /// How many of these cgroups this process has made: each daemon has one of its own.
 static METERS: AtomicU64 = AtomicU64::new(0);
 
@@ -33,7 +36,8 @@ impl Meter {
         let mount = UNIFIED.iter().map(Path::new).find(|mount| mount.join("cgroup.procs").exists())?;
         let home = mount.join(path);
         let number = METERS.fetch_add(1, Ordering::Relaxed);
-        let directory = home.join(format!("fulgurite-bench-{}-{number}", std::process::id()));
+        sweep(&home);
+        let directory = home.join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&directory).ok()?;
         Some(Meter { directory, home })
     }
@@ -60,6 +64,17 @@ impl Drop for Meter {
     }
 }
 
+/// Removes those of processes that were killed.
+fn sweep(home: &Path) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Server {
@@ -78,6 +93,8 @@ impl Server {
         let program = std::env::current_exe().map_err(BenchError::file("find this program"))?;
         let mut command = Command::new(program);
         command.arg("serve").arg("--state-dir").arg(state).arg("--listen").arg(listen).args(more);
+        // Whatever ends the benchmark.
+        command.arg("--end-with-parent");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let started = match &meter {
             Some(meter) => meter.within(|| command.spawn()),

@@ -41,10 +41,12 @@ pub fn config(args: &ConfigArgs) -> Result<u8, Failure> {
         sources.file = Some(path.clone());
         sources.environment.clear();
         let resolved = crate::config::Config::load(&sources)?;
+        check(&resolved)?;
         warn(&resolved);
         return Ok(0);
     }
     let resolved = args.serve.load()?;
+    check(&resolved)?;
     if args.json {
         put(&format!("{:#}\n", as_json(&resolved)))?;
     } else {
@@ -52,6 +54,12 @@ pub fn config(args: &ConfigArgs) -> Result<u8, Failure> {
         warn(&resolved);
     }
     Ok(0)
+}
+
+/// What `serve` would refuse before it does anything.
+fn check(resolved: &Resolved) -> Result<(), Failure> {
+    super::serve_race::check(&resolved.config)?;
+    super::serve_workers::check(&resolved.config)
 }
 
 fn warn(resolved: &Resolved) {

@@ -12,6 +12,7 @@ use crate::exec::executor::Placement;
 use crate::failure::{self, Failure, tell};
 use crate::remote::daemon::{Daemon, DaemonEnd, DaemonError, DaemonEvent, DaemonOutcome, DaemonRun};
 use clap::{Args, ValueEnum, ValueHint};
+use fulgurite_sandbox::spec::Network;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -147,7 +148,7 @@ pub(super) fn run_at(args: &RunArgs, socket: &Path) -> Result<u8, Failure> {
     let is_worker_wanted = run.worker.is_some();
     perform(socket, run, (Duration::ZERO, profile), &args.command, |outcome| {
         if is_worker_wanted {
-            tell_of_worker(outcome);
+            super::run_worker::tell_of_it(outcome);
         }
         let Some(file) = &args.stats else { return Ok(()) };
         let wall_us = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
@@ -178,7 +179,12 @@ pub(super) fn request(args: &RunArgs, settings: &RunSettings) -> Result<DaemonRu
             .unwrap_or_default(),
         timeout: args.timeout,
         limits: (args.memory, args.cpus, args.pids),
-        host_network: matches!(args.network, NetworkArg::Host),
+        // Loopback is what daemons give, and what clusters with names of their own for platforms need not be told.
+        network: match args.network {
+            NetworkArg::None => Some(Network::None),
+            NetworkArg::Loopback => None,
+            NetworkArg::Host => Some(Network::Host),
+        },
         placement: match (args.exec_strategy, args.strategy) {
             (Some(strategy), _) => strategy.placement(),
             (None, StrategyArg::Dynamic) => Placement::Racing,
@@ -193,19 +199,6 @@ pub(super) fn request(args: &RunArgs, settings: &RunSettings) -> Result<DaemonRu
         return Err(Failure::new("the list of inputs is empty").hint(Some(hint)));
     }
     Ok(run)
-}
-
-/// Who asked for a worker and got none is told.
-fn tell_of_worker(outcome: &DaemonOutcome) {
-    match &outcome.one_shot_because {
-        _ if outcome.cached || outcome.persistent_worker.is_some() => {}
-        Some(why) => tell(format_args!("the command ran by itself, without a worker: {why}")),
-        None if matches!(outcome.end, DaemonEnd::Exited(_)) => {
-            let machine = &outcome.worker;
-            tell(format_args!("no worker ran the command: there are none on {machine:?}, which did"));
-        }
-        None => {}
-    }
 }
 
 /// `whence` says in an error where it cannot be had: `from a daemon`.
@@ -353,6 +346,9 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 pub(super) fn unreachable_daemon(error: DaemonError) -> Failure {
     let hint = match &error {
+        DaemonError::Connect { why, .. } if why.starts_with("Permission denied") => {
+            Some("the socket is its user's alone: start one of your own: fulgurite serve")
+        }
         DaemonError::Connect { .. } => Some("start one: fulgurite serve"),
         DaemonError::Lost { .. } => None,
     };
@@ -374,7 +370,7 @@ fn perform(
     run: DaemonRun,
     (dial, profile): (Duration, Profile<'_>),
     command: &[OsString],
-    report: impl FnOnce(&DaemonOutcome) -> Result<(), Failure>,
+    report: impl FnOnce(&mut DaemonOutcome) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
     let began = Instant::now();
     let ended = runtime()?.block_on(async {
@@ -391,9 +387,9 @@ fn perform(
     match ended {
         Ended::Signal(number) => Ok(failure::SIGNAL_BASE + number),
         Ended::Outcome(Err(error)) => Err(unreachable_daemon(error)),
-        Ended::Outcome(Ok(outcome)) => {
+        Ended::Outcome(Ok(mut outcome)) => {
             let phases = outcome.phases.clone();
-            let reported = report(&outcome);
+            let reported = report(&mut outcome);
             let code = match (conclude(*outcome, command), reported) {
                 (Ok(0), Err(failure)) => Err(failure),
                 (concluded, reported) => {

@@ -1,7 +1,7 @@
 //! The JSON that `--stats` writes of a run by a daemon: one object, names as those of a run without where they mean the
 //! same, units last.
 //!
-//! Limits: what the daemon does not tell is not there: processor time and memory are in the result's metadata.
+//! Limits: what the daemon, or a cluster behind it, does not tell is `null`.
 
 use crate::remote::daemon::{DaemonEnd, DaemonOutcome};
 use serde::Serialize;
@@ -44,6 +44,14 @@ pub(super) struct DaemonStats<'a> {
     /// Why none did although one was asked for.
     one_shot_because: Option<&'a str>,
     wall_us: u64,
+    /// User CPU; `null`: whoever ran it has not told.
+    cpu_user_us: Option<u64>,
+    /// System CPU.
+    cpu_system_us: Option<u64>,
+    /// The most memory in use at once.
+    memory_peak_bytes: Option<u64>,
+    /// What was enforced, name and value; as of the run that made a cached result.
+    enforced: &'a BTreeMap<String, String>,
     /// Time by phase.
     phases: BTreeMap<String, u64>,
     outputs: OutputStats,
@@ -75,6 +83,10 @@ impl<'a> DaemonStats<'a> {
             }),
             one_shot_because: outcome.one_shot_because.as_deref(),
             wall_us,
+            cpu_user_us: outcome.cpu_us.map(|(user, _)| user),
+            cpu_system_us: outcome.cpu_us.map(|(_, system)| system),
+            memory_peak_bytes: outcome.memory_peak_bytes,
+            enforced: &outcome.enforced,
             phases: outcome.phases.iter().map(|(name, us)| (format!("{name}_us"), *us)).collect(),
             outputs: OutputStats { published: outcome.outputs },
         }

@@ -20,7 +20,7 @@ pub struct EnterArgs {
     /// Which kept sandbox; without it, they are listed
     pub id: Option<String>,
     /// Remove it instead
-    #[arg(long)]
+    #[arg(long, requires = "id")]
     pub remove: bool,
 }
 

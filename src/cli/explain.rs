@@ -9,6 +9,15 @@ use fulgurite_sandbox::runtime::{Runtime, RuntimeOptions};
 /// # Errors
 /// As `fulgurite run`, as far as it gets without running anything.
 pub fn explain(args: &RunArgs) -> Result<u8, Failure> {
+    let elsewhere = [
+        (args.daemon.is_some(), "--daemon"),
+        (args.remote.is_some(), "--remote"),
+        (args.worker.protocol.is_some(), "--worker"),
+    ];
+    if let Some((_, option)) = elsewhere.into_iter().find(|(is_there, _)| *is_there) {
+        let hint = Some("leave it out to see the plan of a sandbox of this process");
+        return Err(Failure::new(format!("the plan of a run with {option} is not made here")).hint(hint));
+    }
     let settings = args.settings()?;
     let runtime = Runtime::start(&RuntimeOptions::default())?;
     let template = runtime.template(&settings.spec)?;

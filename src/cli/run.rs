@@ -44,7 +44,11 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         return super::run_worker::run(args);
     }
     if args.exec_strategy.is_some() || args.race.is_given() {
-        return Err(Failure::new("there is nothing to race against").hint(Some("give --remote, or --daemon")));
+        let hint = match args.exec_strategy {
+            Some(_) => "give --remote, or --daemon",
+            None => "give --remote",
+        };
+        return Err(Failure::new("there is nothing to race against").hint(Some(hint)));
     }
     let begun = Instant::now();
     let signals = BlockedSignals::block();

@@ -84,7 +84,7 @@ pub struct RunArgs {
     /// More of the host, read-only
     #[arg(long = "mount", value_name = "PATH[=DEST]", help_heading = "Sandbox")]
     pub mounts: Vec<OsString>,
-    /// Host directory that the command may write to, in place
+    /// Host directory that the command may write to, in place: at its own absolute path, or at DEST
     #[arg(long = "writable", value_name = "PATH[=DEST]", help_heading = "Sandbox")]
     pub writable: Vec<OsString>,
     /// Network of the command
@@ -131,16 +131,16 @@ pub struct RunArgs {
     pub stdin: bool,
 
     /// Kill the command after this time: 90, 1.5s, 10m
-    #[arg(long, value_name = "TIME", value_parser = quantity::timeout, help_heading = "Limits")]
+    #[arg(long, value_name = "TIME", value_parser = quantity::timeout, help_heading = "Limits", allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
     /// After the timeout send SIGTERM, and kill only this much later
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "0", help_heading = "Limits")]
     pub kill_delay: Duration,
     /// Most memory, swap included: 512M, 2G
-    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, help_heading = "Limits")]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, help_heading = "Limits", allow_negative_numbers = true)]
     pub memory: Option<u64>,
     /// Most cores: 0.5, 2
-    #[arg(long, value_name = "CORES", value_parser = quantity::cores, help_heading = "Limits")]
+    #[arg(long, value_name = "CORES", value_parser = quantity::cores, help_heading = "Limits", allow_negative_numbers = true)]
     pub cpus: Option<u32>,
     /// Most processes and threads
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
@@ -157,7 +157,7 @@ pub struct RunArgs {
     pub keep_on_failure: bool,
 
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND", help_heading = "Arguments")]
     #[arg(value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
@@ -207,7 +207,8 @@ impl RunArgs {
             cpu_weight: None,
             pids_max: self.pids,
         };
-        limits.validate().map_err(|error| Failure::new(error.to_string()))?;
+        let hint = Some("limits are given with --memory, --cpus and --pids");
+        limits.validate().map_err(|error| Failure::new(error.to_string()).hint(hint))?;
         let strategy = match self.strategy {
             StrategyArg::Dynamic if self.daemon.is_none() && self.remote.is_none() => {
                 let hint = "give --remote, or --daemon";

@@ -14,8 +14,9 @@ use super::run_args::{RunArgs, StrategyArg, state_dir};
 use super::serve::serve_while;
 use super::serve_args::ServeArgs;
 use crate::action::ExecPath;
-use crate::failure::Failure;
-use crate::remote::daemon::{DaemonWorker, DaemonWorkerView};
+use crate::exec::workered::WORKER_CRASHED;
+use crate::failure::{Failure, tell};
+use crate::remote::daemon::{DaemonEnd, DaemonOutcome, DaemonWorker, DaemonWorkerView};
 use crate::worker::arguments::{self, ArgumentsError, Mode};
 use clap::{Args, ValueEnum, ValueHint};
 use rustix::fs::{FlockOperation, flock};
@@ -191,6 +192,30 @@ fn store() -> Result<(File, PathBuf), Failure> {
     }
     let hint = "let a daemon run them: fulgurite serve, and run --daemon";
     Err(Failure::new(format!("{STORES_MAX} other runs with workers go on")).hint(Some(hint)))
+}
+
+/// A worker that crashed has no exit code that means anything to who asked for it; what it said is printed.
+fn name_crash(outcome: &mut DaemonOutcome) {
+    let by_none = outcome.persistent_worker.is_none() && outcome.one_shot_because.is_none();
+    if by_none && outcome.end == DaemonEnd::Exited(WORKER_CRASHED) {
+        let what = "its worker crashed, or the command was aborted by a machine that has none";
+        outcome.end =
+            DaemonEnd::Failed { message: format!("{what} (exit code {WORKER_CRASHED})"), hint: None };
+    }
+}
+
+/// Who asked for a worker and got none is told.
+pub(super) fn tell_of_it(outcome: &mut DaemonOutcome) {
+    name_crash(outcome);
+    match &outcome.one_shot_because {
+        _ if outcome.cached || outcome.persistent_worker.is_some() => {}
+        Some(why) => tell(format_args!("the command ran by itself, without a worker: {why}")),
+        None if matches!(outcome.end, DaemonEnd::Exited(_)) => {
+            let machine = &outcome.worker;
+            tell(format_args!("no worker ran the command: there are none on {machine:?}, which did"));
+        }
+        None => {}
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ const WORKER_THREADS_MAX: usize = 8;
 /// # Errors
 /// When it cannot start: a mistake in the configuration, a directory that is in use, an address that is taken.
 pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
+    if args.end_with_parent {
+        // Who has no parent any more by now has ended as well: then it serves nobody, and is found by its name.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .map_err(|errno| Failure::new(format!("cannot end with the parent: {errno}")))?;
+    }
     let resolved = args.load()?;
     log_to_stderr(&resolved.config.log.0)?;
     for warning in &resolved.warnings {

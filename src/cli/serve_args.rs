@@ -42,6 +42,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", help_heading = "Server")]
     pub log: Option<String>,
 
+    /// End when the process has ended that started this one
+    #[arg(long, hide = true)]
+    pub end_with_parent: bool,
+
     /// Answer GET /metrics here, for Prometheus: 127.0.0.1:9980
     #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
     pub metrics: Option<String>,

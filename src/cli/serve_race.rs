@@ -80,18 +80,35 @@ pub(super) fn knobs(config: &Config) -> Result<Knobs, Failure> {
     Ok(knobs)
 }
 
+/// Whether what is configured can be understood; files are not looked at.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    knobs(config)?;
+    let address = config.remote.address.as_ref().filter(|address| !address.0.is_empty());
+    address.map_or(Ok(()), |address| check_address(&address.0))?;
+    config.remote.headers.0.iter().try_for_each(|header| pair(header).map(drop))
+}
+
+/// A header and its value.
+fn pair(header: &String) -> Result<(String, String), Failure> {
+    let pair = header.split_once('=').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+    pair.ok_or_else(|| Failure::new(format!("the header {header:?} of remote.headers is no NAME=VALUE")))
+}
+
 /// What the transport would find out with the first call only.
 fn check_address(address: &str) -> Result<(), Failure> {
     let is_good = if let Some(path) = address.strip_prefix("unix:") {
         !path.trim_matches('/').is_empty()
     } else {
-        let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+        let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+        let has_port_of_its_own = matches!(scheme, "grpcs" | "https");
         let authority = rest.split('/').next().unwrap_or_default();
         match authority.rsplit_once(':') {
             Some((host, port)) if !authority.ends_with(']') => {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+                matches!(scheme, "" | "grpc" | "grpcs" | "http" | "https")
+                    && !host.is_empty()
+                    && port.parse::<u16>().is_ok_and(|port| port != 0)
             }
-            _ => !authority.is_empty(),
+            _ => has_port_of_its_own && !authority.is_empty(),
         }
     };
     let wrong = || {
@@ -118,11 +135,6 @@ pub(super) fn cluster(config: &Config, address: &str) -> Result<ClusterOptions, 
     let identity_pem = match (&remote.tls_certificate, &remote.tls_key) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
         _ => None,
-    };
-    let pair = |header: &String| {
-        let pair =
-            header.split_once('=').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
-        pair.ok_or_else(|| Failure::new(format!("the header {header:?} of remote.headers is no NAME=VALUE")))
     };
     Ok(ClusterOptions {
         instance: remote.instance.0.clone(),

@@ -73,6 +73,11 @@ pub(super) fn workered(
     Ok((Workered::new(sandboxed, workers, options), pool))
 }
 
+/// Whether what is configured can be understood.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    extra_flags(&config.worker.extra_flags.0).map(drop)
+}
+
 /// Flags by mnemonic, in their order.
 fn extra_flags(pairs: &[String]) -> Result<BTreeMap<String, Vec<String>>, Failure> {
     let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -28,7 +28,10 @@ impl BlockedSignals {
     #[must_use]
     pub fn block() -> Self {
         let mut set = SigSet::empty();
-        AWAITED.into_iter().for_each(|signal| set.add(signal));
+        // Who was started with one ignored, as nohup(1) does and shells do for what runs in the background, is to go on.
+        let ignored = ignored();
+        let heeded = AWAITED.into_iter().filter(|signal| ignored & (1 << (*signal as i32 - 1)) == 0);
+        heeded.for_each(|signal| set.add(signal));
         // Blocking known signals cannot fail (sigprocmask(2)).
         let _ = set.thread_block();
         BlockedSignals(set)
@@ -66,6 +69,13 @@ impl BlockedSignals {
         };
         std::thread::Builder::new().name("fulgurite-signal".to_owned()).spawn(wait).map(drop)
     }
+}
+
+/// Signals that this process ignores, as proc_pid_status(5) shows them.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 impl Interruption {

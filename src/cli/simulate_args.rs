@@ -22,10 +22,10 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub hosts: usize,
     /// Actions that a host runs at a time
-    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = count)]
     pub local_slots: usize,
     /// Actions of a host that are on their way at a time
-    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = count)]
     pub jobs: usize,
     /// What all chance comes from
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -37,22 +37,22 @@ pub struct SimulateArgs {
     #[arg(long = "policy", value_name = "LIST", value_delimiter = ',', value_parser = policy)]
     pub policies: Vec<Policy>,
     /// Median time to the answer of the remote cache, in every condition
-    #[arg(long, value_name = "MILLISECONDS")]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds)]
     pub answer_ms: Option<f64>,
     /// Median time to fetch an action's outputs, in every condition
-    #[arg(long, value_name = "MILLISECONDS")]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds)]
     pub fetch_ms: Option<f64>,
     /// Time of a remote execution beyond its command's, in every condition
-    #[arg(long, value_name = "MILLISECONDS")]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds)]
     pub overhead_ms: Option<f64>,
     /// A command's time there, as a multiple of its time here, in every condition
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub slowness: Option<f64>,
     /// The deviation of the logarithms of these times, in every condition
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = spread)]
     pub spread: Option<f64>,
     /// The share of actions whose result the remote cache has (0 to 1), in every condition
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
     pub hit_rate: Option<f64>,
     /// Remote executions at a time for each host (0: any number), in every condition
     #[arg(long, value_name = "COUNT")]
@@ -100,4 +100,34 @@ fn condition(name: &str) -> Result<Condition, String> {
 fn policy(name: &str) -> Result<Policy, String> {
     let found = Policy::ALL.into_iter().find(|policy| policy.name() == name);
     found.ok_or_else(|| "there are local-only, remote-only, bazel, reclient, siso and fulgurite".to_owned())
+}
+
+/// At least one.
+fn count(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "it is no whole number".to_owned())?;
+    (number > 0).then_some(number).ok_or_else(|| "at least 1 is needed".to_owned())
+}
+
+fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    let is_good = number >= least && number <= most;
+    is_good.then_some(number).ok_or_else(|| format!("it must be from {least} to {most}"))
+}
+
+/// A day is more than any of these times is.
+fn milliseconds(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 86_400_000.0)
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    within(text, 0.001, 1000.0)
+}
+
+/// At 3 one in twenty takes four hundred times the median.
+fn spread(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 3.0)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 1.0)
 }

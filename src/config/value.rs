@@ -208,6 +208,15 @@ impl Field for LogFilter {
     const FORM: &'static str = "level, or levels by module: \"info\", \"warn,fulgurite::serve=debug\"";
     fn read(value: &Value) -> Result<Self, String> {
         let text = text_of(value)?;
+        // The library takes a misspelled level for the name of a module, and logs nothing.
+        let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        for part in text.split(',').map(str::trim).filter(|part| !part.contains(['[', ':'])) {
+            let (module, level) =
+                part.split_once('=').map_or((None, part), |(module, level)| (Some(module), level));
+            if !is_level(level) && (module.is_some() || level != "fulgurite") {
+                return Err(format!("{} is no level: off, error, warn, info, debug, trace", quoted(level)));
+            }
+        }
         match tracing_subscriber::EnvFilter::try_new(&text) {
             Ok(_) => Ok(LogFilter(text)),
             Err(error) => Err(format!("{} is no filter: {error}", quoted(&text))),

@@ -3,6 +3,7 @@
 //! | property | values | meaning |
 //! |---|---|---|
 //! | `network`, `dockerNetwork` | `off`, `none`, `loopback` | only loopback |
+//! | the same | `nothing` | not even loopback |
 //! | the same | `standard`, `host`, `bridge` | the host's network, where that is allowed |
 //! | `fulgurite-memory-bytes`, `fulgurite-cpu-milli`, `fulgurite-pids` | numbers | limits, at most the server's |
 //! | `OSFamily`, `ISA`, and others that a door has let pass | | nothing here |
@@ -59,11 +60,14 @@ pub fn platform(properties: &[(String, String)], offer: &Offer) -> Result<Platfo
         match name.as_str() {
             "network" | "dockerNetwork" => match value.to_ascii_lowercase().as_str() {
                 "off" | "none" | "loopback" => asked.network = Network::Loopback,
+                "nothing" => asked.network = Network::None,
                 "standard" | "host" | "bridge" if offer.host_network => asked.network = Network::Host,
                 "standard" | "host" | "bridge" => {
-                    return Err(refuse("this server gives actions no network; `off` can be had".to_owned()));
+                    return Err(refuse(
+                        "this server gives actions no network; loopback can be had".to_owned(),
+                    ));
                 }
-                _ => return Err(refuse("`off` and `standard` are known".to_owned())),
+                _ => return Err(refuse("`off`, `nothing` and `standard` are known".to_owned())),
             },
             "fulgurite-memory-bytes" => {
                 asked.limits.memory_bytes_max = Some(less(value, offer.memory_bytes_max).map_err(refuse)?);
@@ -115,6 +119,7 @@ mod tests {
         assert_eq!(ask(&[("dockerNetwork", "standard")], true).unwrap().network, Network::Host);
         assert!(ask(&[("network", "host")], false).unwrap_err().to_string().contains("no network"));
         assert_eq!(ask(&[("network", "OFF")], false).unwrap().network, Network::Loopback);
+        assert_eq!(ask(&[("network", "nothing")], true).unwrap().network, Network::None);
         assert!(ask(&[("network", "wifi")], true).is_err());
     }
 

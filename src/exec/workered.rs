@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// 128 + SIGKILL, as shells say it.
 const KILLED: i32 = 137;
 /// The exit code of an action whose worker crashed: no compiler's own.
-const CRASHED: i32 = 134;
+pub const WORKER_CRASHED: i32 = 134;
 
 /// What becomes of results and of requests whose worker crashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Workered {
                 let peak_bytes = peak_bytes.unwrap_or(0);
                 ended(Verdict::OutOfMemory { peak_bytes, limit_bytes }, KILLED, &format!("{why}\n"))
             }
-            WorkerEnd::Crashed(why) => ended(Verdict::Exited, CRASHED, &format!("{why}\n")),
+            WorkerEnd::Crashed(why) => ended(Verdict::Exited, WORKER_CRASHED, &format!("{why}\n")),
             WorkerEnd::Failed(verdict) => Tried::Over(verdict),
         }
     }

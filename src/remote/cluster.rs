@@ -14,10 +14,10 @@ use super::breaker::{Admission, Breaker};
 use super::decode;
 use super::endpoint::{ClusterOptions, endpoint, option};
 use super::retry::Budget;
+use super::status::{details, is_outage, is_unreachable, of_transport, told};
 use super::transfer::Transfers;
 use crate::action::{Digest, DigestFunction};
 use bytes::Bytes;
-use fulgurite_proto::google::rpc;
 use fulgurite_proto::reapi;
 use prost::Message;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,9 +43,11 @@ pub enum ClusterError {
         why: String,
     },
     /// It is taken to be gone, and was not asked.
-    #[error("the remote is taken to be gone: it is tried again in {} ms", retry_in.as_millis())]
+    #[error("the remote is taken to be gone ({why}): nobody asks it for {} ms", retry_in.as_millis())]
     BreakerOpen {
-        /// When.
+        /// What it was that failed last.
+        why: String,
+        /// When it is tried again.
         retry_in: Duration,
     },
     /// It refused, or could not be reached.
@@ -94,11 +96,6 @@ impl ClusterError {
     }
 }
 
-/// A code that a remote in good health does not give.
-fn is_outage(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown)
-}
-
 /// What the cluster can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -137,6 +134,14 @@ pub(super) struct Shared {
 struct Health {
     breaker: Breaker,
     budget: Budget,
+    /// What failed last.
+    why: String,
+}
+
+impl Health {
+    fn open(&self, retry_in: Duration) -> ClusterError {
+        ClusterError::BreakerOpen { why: self.why.clone(), retry_in }
+    }
 }
 
 impl std::fmt::Debug for Cluster {
@@ -211,7 +216,8 @@ impl Cluster {
                 value.map_err(|error| bad(error.to_string()))?,
             ));
         }
-        let health = Health { breaker: Breaker::new(options.breaker), budget: Budget::default() };
+        let health =
+            Health { breaker: Breaker::new(options.breaker), budget: Budget::default(), why: String::new() };
         let shared = Shared {
             options,
             channel,
@@ -310,12 +316,13 @@ impl Cluster {
     }
 
     fn admit(&self) -> Result<Admitted<'_>, ClusterError> {
-        let admission = self.health().breaker.admit(self.now());
-        let is_trial = match admission {
+        let mut health = self.health();
+        let is_trial = match health.breaker.admit(self.now()) {
             Admission::Go => false,
             Admission::Trial => true,
-            Admission::Refused { retry_in } => return Err(ClusterError::BreakerOpen { retry_in }),
+            Admission::Refused { retry_in } => return Err(health.open(retry_in)),
         };
+        drop(health);
         Ok(Admitted { cluster: self, is_trial, is_over: false })
     }
 
@@ -347,8 +354,8 @@ impl Cluster {
                 answer = tokio::time::timeout(within, make()) => answer,
                 // An outage costs all who wait one timeout, not each of them their own in turn.
                 _ = outages.changed(), if !admitted.is_trial => {
-                    let retry_in = self.health().breaker.retry_in(self.now());
-                    return Err(ClusterError::BreakerOpen { retry_in });
+                    let health = self.health();
+                    return Err(health.open(health.breaker.retry_in(self.now())));
                 }
             };
             let (status, unreachable) = match answer {
@@ -365,6 +372,9 @@ impl Cluster {
                     (Status::deadline_exceeded(why), false)
                 }
             };
+            if is_outage(status.code()) {
+                self.health().why = told(&status);
+            }
             admitted.answered(Err(Failed { code: status.code(), unreachable }));
             drop(admitted);
             tries += 1;
@@ -451,32 +461,6 @@ impl Cluster {
             may_update: cache.action_cache_update_capabilities.is_some_and(|update| update.update_enabled),
         })
     }
-}
-
-/// A connection that closes takes its calls with it, which the transport calls canceled, and nobody did that.
-fn of_transport(status: Status) -> Status {
-    match std::error::Error::source(&status) {
-        Some(cause) if status.code() == Code::Cancelled => Status::unavailable(cause.to_string()),
-        _ => status,
-    }
-}
-
-/// Whether the time for connecting was over.
-fn is_unreachable(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(deeper) = cause {
-        let io = deeper.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
-            return true;
-        }
-        cause = deeper.source();
-    }
-    false
-}
-
-/// The details that travel with a status.
-fn details(status: &Status) -> Option<rpc::Status> {
-    rpc::Status::decode(status.details()).ok()
 }
 
 /// Within 0 and 1.

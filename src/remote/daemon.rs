@@ -6,19 +6,22 @@
 //! Invariants: dropping the call cancels the run; an answer that ends without an outcome is an error, never a success.
 //! Limits: one connection for one action; a name of a socket has at most 107 bytes.
 
+use super::daemon_outcome::{decode, refusal};
 use super::news::{self, DaemonNews};
-use crate::action::PersistentWorker;
 use crate::exec::executor::Placement;
 use crate::worker::wire::Protocol;
 use fulgurite_proto::v1;
 use fulgurite_proto::v1::local_client::LocalClient;
 use fulgurite_proto::v1::run_event::Event;
+use fulgurite_sandbox::spec::Network;
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+
+pub use super::daemon_outcome::{DaemonEnd, DaemonOutcome};
 
 /// The largest event that a daemon sends: a piece of output, or an outcome with many outputs.
 const EVENT_BYTES_MAX: usize = 64 << 20;
@@ -54,8 +57,8 @@ pub struct DaemonRun {
     pub do_not_cache: bool,
     /// Run it although there is a result.
     pub fresh: bool,
-    /// The host's network.
-    pub host_network: bool,
+    /// What of the network it sees; `None`: what the daemon gives.
+    pub network: Option<Network>,
     /// The persistent worker that is to run it.
     pub worker: Option<DaemonWorker>,
 }
@@ -95,47 +98,6 @@ pub enum DaemonEvent {
     Stdout(Vec<u8>),
     /// The command wrote this to standard error.
     Stderr(Vec<u8>),
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DaemonEnd {
-    /// The command's own exit code.
-    Exited(i32),
-    /// It was killed at the end of its time.
-    TimedOut,
-    /// It used more memory than it may.
-    OutOfMemory,
-    /// It was canceled.
-    Canceled,
-    /// The run itself failed.
-    Failed {
-        /// What, and why.
-        message: String,
-        /// What would help.
-        hint: Option<String>,
-    },
-}
-
-/// What came of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonOutcome {
-    /// How it ended.
-    pub end: DaemonEnd,
-    /// Out of the action cache.
-    pub cached: bool,
-    /// Who ran it.
-    pub worker: String,
-    /// Outputs that are published.
-    pub outputs: usize,
-    /// What the daemon has to say.
-    pub notes: Vec<String>,
-    /// Microseconds by phase.
-    pub phases: Vec<(String, u64)>,
-    /// The persistent worker that made it.
-    pub persistent_worker: Option<PersistentWorker>,
-    /// Why none did, though one was asked for.
-    pub one_shot_because: Option<String>,
 }
 
 /// What a daemon is doing.
@@ -367,7 +329,7 @@ pub fn request(run: DaemonRun) -> v1::RunRequest {
         inputs: run.inputs.into_iter().map(|(source, target)| v1::Input { source, target }).collect(),
         outputs: run.outputs,
         limits: Some(v1::Limits { memory_bytes_max, cpu_milli_max, pids_max, timeout_ms }),
-        network: if run.host_network { v1::Network::Host } else { v1::Network::Unspecified } as i32,
+        network: network(run.network) as i32,
         outputs_on_failure: run.outputs_on_failure,
         mnemonic: run.mnemonic,
         do_not_cache: run.do_not_cache,
@@ -431,56 +393,11 @@ fn worker(worker: DaemonWorker) -> v1::Worker {
     }
 }
 
-/// A request that was refused as a whole is the caller's mistake, and its outcome.
-fn refusal(status: &Status) -> DaemonOutcome {
-    let message = status.message();
-    let split = message.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (hint: "));
-    let (message, hint) = match split {
-        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
-        None => (message.to_owned(), None),
-    };
-    DaemonOutcome {
-        end: DaemonEnd::Failed { message, hint },
-        cached: false,
-        worker: String::new(),
-        outputs: 0,
-        notes: Vec::new(),
-        phases: Vec::new(),
-        persistent_worker: None,
-        one_shot_because: None,
-    }
-}
-
-fn decode(outcome: v1::ActionOutcome) -> DaemonOutcome {
-    use v1::action_outcome::End;
-    let said = if outcome.message.is_empty() { None } else { Some(outcome.message) };
-    let end = match outcome.end {
-        Some(End::ExitCode(code)) => DaemonEnd::Exited(code),
-        Some(End::Signal(signal)) => DaemonEnd::Exited(128 + signal),
-        Some(End::OutOfMemory(_)) => DaemonEnd::OutOfMemory,
-        Some(End::TimedOut(_)) => DaemonEnd::TimedOut,
-        Some(End::Cancelled(_)) => DaemonEnd::Canceled,
-        Some(End::Failure(failure)) => {
-            DaemonEnd::Failed { message: failure.message, hint: failure.hints.into_iter().next() }
-        }
-        None => DaemonEnd::Failed { message: "the daemon told no end".to_owned(), hint: None },
-    };
-    let is_failure = matches!(end, DaemonEnd::Failed { .. });
-    let persistent_worker = outcome.persistent_worker.map(|worker| PersistentWorker {
-        number: worker.number,
-        key: worker.key,
-        key_quality: worker.key_quality,
-        request: worker.request,
-        sealed: worker.sealed,
-    });
-    DaemonOutcome {
-        end,
-        persistent_worker,
-        one_shot_because: Some(outcome.one_shot_because).filter(|why| !why.is_empty()),
-        cached: outcome.cached,
-        worker: outcome.worker,
-        outputs: outcome.outputs.len(),
-        notes: outcome.notes.into_iter().chain(said.filter(|_| !is_failure)).collect(),
-        phases: outcome.phases.into_iter().map(|phase| (phase.name, phase.duration_us)).collect(),
+fn network(wanted: Option<Network>) -> v1::Network {
+    match wanted {
+        None => v1::Network::Unspecified,
+        Some(Network::None) => v1::Network::None,
+        Some(Network::Loopback) => v1::Network::Loopback,
+        Some(Network::Host) => v1::Network::Host,
     }
 }

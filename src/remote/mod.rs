@@ -12,6 +12,7 @@ mod branch;
 mod breaker;
 mod cluster;
 pub mod daemon;
+mod daemon_outcome;
 mod decode;
 mod download;
 mod elsewhere;
@@ -24,6 +25,7 @@ pub mod limits;
 pub mod news;
 mod retry;
 mod sink;
+mod status;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transfer;

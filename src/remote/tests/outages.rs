@@ -42,7 +42,7 @@ async fn an_outage_is_noticed_once_and_one_trial_ends_it() {
     let trial = {
         let cluster = cluster.clone();
         tokio::spawn(async move {
-            while let Err(ClusterError::BreakerOpen { retry_in }) = cluster.action_result(&action).await {
+            while let Err(ClusterError::BreakerOpen { retry_in, .. }) = cluster.action_result(&action).await {
                 let _ = tokio::time::timeout(retry_in, std::future::pending::<()>()).await;
             }
         })

@@ -9,6 +9,7 @@
 //! the daemon's, with mode 0444, and an executable is never one.
 
 use super::decode_result;
+use super::outcome::outcome;
 use super::ready::Ready;
 use super::request::Asked;
 use super::stream::Printed;
@@ -447,45 +448,5 @@ fn of_publish(error: &commit::PublishError) -> Status {
     match error.hint() {
         Some(hint) => Status::failed_precondition(format!("{error} (hint: {hint})")),
         None => Status::failed_precondition(error.to_string()),
-    }
-}
-
-/// How the type of what Fulgurite says of an execution ends.
-const DETAILS: &str = "/fulgurite.v1.ExecutionDetails";
-
-/// How the run ended, and what it used.
-fn outcome(done: &Done, result: Option<&reapi::ActionResult>) -> v1::ActionOutcome {
-    use v1::action_outcome::End;
-    let code = Code::from_i32(done.status.code);
-    let end = match (code, result) {
-        (Code::Ok, Some(result)) => End::ExitCode(result.exit_code),
-        (Code::DeadlineExceeded, _) => End::TimedOut(v1::TimedOut::default()),
-        (Code::Cancelled, _) => End::Cancelled(v1::Cancelled {}),
-        (Code::ResourceExhausted, Some(_)) => End::OutOfMemory(v1::OutOfMemory::default()),
-        _ => {
-            let kind = match code {
-                Code::InvalidArgument | Code::FailedPrecondition => v1::FailureKind::User,
-                Code::Internal => v1::FailureKind::Bug,
-                _ => v1::FailureKind::Host,
-            };
-            let hints = Vec::new();
-            End::Failure(v1::Failure { kind: kind as i32, message: done.status.message.clone(), hints })
-        }
-    };
-    let metadata = result.and_then(|result| result.execution_metadata.as_ref());
-    let details = metadata.and_then(|metadata| {
-        let ours = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with(DETAILS))?;
-        // Another server's may be anything.
-        v1::ExecutionDetails::decode(ours.value.as_slice()).ok()
-    });
-    let details = details.unwrap_or_default();
-    v1::ActionOutcome {
-        end: Some(end),
-        persistent_worker: details.persistent_worker,
-        one_shot_because: details.one_shot_because,
-        cached: done.cached,
-        worker: metadata.map(|metadata| metadata.worker.clone()).unwrap_or_default(),
-        message: done.message.clone(),
-        ..v1::ActionOutcome::default()
     }
 }

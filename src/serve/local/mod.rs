@@ -13,6 +13,7 @@
 //! mount that was made in the exec root after the daemon's start is not seen by it.
 
 mod deliver;
+mod outcome;
 mod own;
 mod ready;
 mod request;

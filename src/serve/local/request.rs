@@ -217,7 +217,8 @@ fn properties(limits: &v1::Limits, network: i32) -> Vec<(String, String)> {
     limit("fulgurite-cpu-milli", limits.cpu_milli_max.map(|value| value.to_string()));
     limit("fulgurite-pids", limits.pids_max.map(|value| value.to_string()));
     let network = match v1::Network::try_from(network) {
-        Ok(v1::Network::None | v1::Network::Loopback) => Some("off"),
+        Ok(v1::Network::None) => Some("nothing"),
+        Ok(v1::Network::Loopback) => Some("off"),
         Ok(v1::Network::Host) => Some("standard"),
         _ => None,
     };
