@@ -151,7 +151,7 @@ fn mistakes_are_told_with_their_place_and_what_was_meant() {
         let error = load(text).unwrap_err();
         assert!(error.starts_with("FILE:1: ") || error.starts_with("FILE:2: "), "{text}: {error}");
     }
-    assert!(load("log = \"=/=\"").unwrap_err().starts_with("FILE:1: `log`: \"=/=\" is no filter"));
+    assert!(load("log = \"inof\"").unwrap_err().starts_with("FILE:1: `log`: \"inof\" is no level"));
 }
 
 #[test]

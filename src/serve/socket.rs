@@ -104,6 +104,14 @@ impl Socket {
         let patience = Some(Box::pin(tokio::time::sleep(room.patience)));
         Socket { stream, peer, closed: false, patience, _permit: room.permit }
     }
+
+    /// Who writes to a peer that has closed the connection learns it before who reads does.
+    fn look_at(&mut self, written: &Poll<io::Result<usize>>) {
+        let gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        if matches!(written, Poll::Ready(Err(error)) if gone.contains(&error.kind())) {
+            self.closed = true;
+        }
+    }
 }
 
 impl Drop for Socket {
@@ -158,10 +166,12 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        };
+        self.look_at(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -169,10 +179,12 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
+        };
+        self.look_at(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -187,6 +199,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Both sides have said that nothing more comes: only one that is given up is dropped without that.
+        self.closed = true;
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
@@ -199,7 +213,7 @@ mod tests {
     use super::{Line, Room, Socket};
     use std::sync::Arc;
     use std::time::Duration;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::Semaphore;
 
@@ -229,6 +243,24 @@ mod tests {
         rustix::net::sockopt::set_socket_linger(&near, Some(Duration::ZERO)).unwrap();
         drop(near);
         assert!(socket.read(&mut [0; 8]).await.is_err());
+        drop(socket);
+        assert!(!line.is_lost());
+    }
+
+    #[tokio::test]
+    async fn nor_is_one_whose_end_a_write_finds() {
+        let (near, mut socket, line) = pair().await;
+        rustix::net::sockopt::set_socket_linger(&near, Some(Duration::ZERO)).unwrap();
+        drop(near);
+        while socket.write_all(&[0; 4096]).await.is_ok() {}
+        drop(socket);
+        assert!(!line.is_lost());
+    }
+
+    #[tokio::test]
+    async fn nor_is_one_that_was_ended_in_order() {
+        let (_near, mut socket, line) = pair().await;
+        socket.shutdown().await.unwrap();
         drop(socket);
         assert!(!line.is_lost());
     }

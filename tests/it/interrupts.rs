@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -13,6 +13,7 @@ both! {
     control_c: control_c_as_root, control_c_as_user;
     terminated: terminated_as_root, terminated_as_user;
     hung_up: hung_up_as_root, hung_up_as_user;
+    ignored: ignored_as_root, ignored_as_user;
     killed: killed_as_root, killed_as_user;
     before_it_starts: before_it_starts_as_root, before_it_starts_as_user;
     while_kept: interrupted_with_keep_as_root, interrupted_with_keep_as_user;
@@ -62,6 +63,30 @@ fn terminated(scene: &Scene) {
 
 fn hung_up(scene: &Scene) {
     interrupted(scene, |pid| kill_process_group(pid, Signal::HUP).unwrap(), 129);
+}
+
+fn ignored(scene: &Scene) {
+    // As nohup(1) starts it, and shells what they run in the background.
+    let run =
+        scene.run_command(&["--output", "out"], &["/bin/sh", "-c", "echo ready; sleep 1; echo whole > out"]);
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"]).arg(run.get_program()).args(run.get_args());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    run.get_current_dir().into_iter().for_each(|dir| {
+        command.current_dir(dir);
+    });
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (child, _stdout) = started(command);
+    kill_process(pid_of(&child), Signal::HUP).unwrap();
+    kill_process(pid_of(&child), Signal::INT).unwrap();
+    scene.finish(child).expect(0);
+    assert_eq!(std::fs::read_to_string(scene.root().join("out")).unwrap(), "whole\n");
+    std::fs::remove_file(scene.root().join("out")).unwrap();
 }
 
 fn killed(scene: &Scene) {

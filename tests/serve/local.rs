@@ -150,6 +150,27 @@ fn outputs_come_from_the_store_as_configured() {
     daemon.end(&scene.home);
 }
 
+fn the_network_and_the_report_are_those_of_a_run_without() {
+    let scene = Scene::new();
+    let daemon = scene.home.start(&[]);
+    let look = "grep -q 127.0.0.1 /proc/net/fib_trie && echo up || echo down";
+    for (options, seen) in
+        [(&[][..], "up\n"), (&["--network", "loopback"], "up\n"), (&["--network", "none"], "down\n")]
+    {
+        let ran = scene.run(options, look);
+        assert_eq!(text(&ran.stdout), seen, "{options:?}: {}", text(&ran.stderr));
+    }
+    let ran = scene.run(&["--network", "host"], look);
+    assert!(!ran.status.success() && text(&ran.stderr).contains("no network"), "{}", text(&ran.stderr));
+    let ran = scene.run(&["--stats", "stats"], "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done");
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let stats: serde_json::Value = serde_json::from_str(&scene.read("stats").unwrap()).unwrap();
+    assert!(stats["cpu_user_us"].as_u64().unwrap() > 0, "{stats}");
+    assert!(stats["memory_peak_bytes"].as_u64().unwrap() > 0, "{stats}");
+    assert!(stats["enforced"].as_object().is_some_and(|names| !names.is_empty()), "{stats}");
+    daemon.end(&scene.home);
+}
+
 fn who_leaves_cancels_the_run() {
     let scene = Scene::new();
     let daemon = scene.home.start(&[]);
@@ -200,6 +221,10 @@ pub const ALONE: &[crate::Alone] = &[
     ("local::outputs_are_published_and_cached", outputs_are_published_and_cached),
     ("local::failures_publish_nothing_and_are_told", failures_publish_nothing_and_are_told),
     ("local::outputs_come_from_the_store_as_configured", outputs_come_from_the_store_as_configured),
+    (
+        "local::network_and_report_are_those_of_a_run_without",
+        the_network_and_the_report_are_those_of_a_run_without,
+    ),
     ("local::who_leaves_cancels_the_run", who_leaves_cancels_the_run),
     ("local::rewrap_takes_the_flags_of_rewrapper", rewrap_takes_the_flags_of_rewrapper),
 ];

@@ -165,6 +165,12 @@ fn without() {
     let ran = scene.run(&["--daemon", "--worker", "json"], &["tools/worker", "--protocol=json", "@flags"]);
     let why = ran.stats["one_shot_because"].as_str().unwrap_or_default();
     assert!(why.contains("'nowhere': file is not a declared input"), "{}: {}", ran.stats, ran.stderr());
+    // A worker that crashes is neither: there is no exit code to give.
+    scene.write("flags", "--fine");
+    let ran = scene.run(&["--daemon", "--worker", "proto"], &["/bin/true", "@flags"]);
+    assert_eq!(ran.output.status.code(), Some(125), "{}", ran.stderr());
+    assert!(ran.stderr().contains("its worker crashed") && !ran.stderr().contains("no worker ran"));
+    assert_eq!(ran.stats["outcome"], "failed");
     daemon.end(&scene.home);
     let daemon = scene.home.start(&["--set", "worker.enabled=false"]);
     let ran = scene.run(&["--daemon", "--worker", "proto"], &["/bin/echo", "@flags"]);
