@@ -3,7 +3,7 @@
 //! | case | one operation is |
 //! |---|---|
 //! | `spawn` | the floor: posix_spawn of `/bin/sh -c 'cat in > out'`, wait |
-//! | `sandboxed` | the same in a sandbox of a pool, without daemon, wire, store and hash: see [`super::reapi_sandboxed`] |
+//! | `sandboxed` | the same in a pool's sandbox, without daemon, wire, store and hash: [`super::reapi_sandboxed`] |
 //! | `execute` | upload of a new input, its directory, command and action; Execute, sandboxed; the answer |
 //! | `cache-hit` | Execute of an action whose result is cached |
 //! | `crowded` | `execute` of one client, beside others whose actions have large new input roots |
@@ -16,8 +16,8 @@
 //! Where the floor of `execute` is: at concurrency 8 both cores are busy, so that its share of the bare rate is that of
 //! CPU time. `sandboxed` shows the share that sandboxes alone leave, in the same run. Where the bare command takes
 //! 1.75 ms an action takes 3.0 ms, and the client 0.3 ms on the same cores: 0.53. Of the 1.25 ms above the bare command
-//! two thirds are the kernel's: a process with namespaces of its own, its filter and rules, two cgroups' counters, files
-//! and names in the store; with an overlay it was 1.55 ms.
+//! two thirds are the kernel's: a process with namespaces of its own, its filter and rules, two cgroups' counters,
+//! files and names in the store; with an overlay it was 1.55 ms.
 use super::command::{Bare, Streams, find_program};
 use super::crowd::Crowd;
 use super::error::BenchError;

@@ -131,16 +131,19 @@ pub struct RunArgs {
     pub stdin: bool,
 
     /// Kill the command after this time: 90, 1.5s, 10m
-    #[arg(long, value_name = "TIME", value_parser = quantity::timeout, help_heading = "Limits", allow_negative_numbers = true)]
+    #[arg(long, value_name = "TIME", value_parser = quantity::timeout, help_heading = "Limits")]
+    #[arg(allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
     /// After the timeout send SIGTERM, and kill only this much later
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "0", help_heading = "Limits")]
     pub kill_delay: Duration,
     /// Most memory, swap included: 512M, 2G
-    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, help_heading = "Limits", allow_negative_numbers = true)]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, help_heading = "Limits")]
+    #[arg(allow_negative_numbers = true)]
     pub memory: Option<u64>,
     /// Most cores: 0.5, 2
-    #[arg(long, value_name = "CORES", value_parser = quantity::cores, help_heading = "Limits", allow_negative_numbers = true)]
+    #[arg(long, value_name = "CORES", value_parser = quantity::cores, help_heading = "Limits")]
+    #[arg(allow_negative_numbers = true)]
     pub cpus: Option<u32>,
     /// Most processes and threads
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]

@@ -28,7 +28,7 @@ impl BlockedSignals {
     #[must_use]
     pub fn block() -> Self {
         let mut set = SigSet::empty();
-        // Who was started with one ignored, as nohup(1) does and shells do for what runs in the background, is to go on.
+        // Who was started with one ignored, as nohup(1) does, and shells for what runs in the background, is to go on.
         let ignored = ignored();
         let heeded = AWAITED.into_iter().filter(|signal| ignored & (1 << (*signal as i32 - 1)) == 0);
         heeded.for_each(|signal| set.add(signal));

@@ -59,7 +59,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config:
     "store.action_cache_bytes_max" => store.action_cache_bytes_max, "Bytes of those results on disk";
     "store.action_cache_memory_bytes_max" => store.action_cache_memory_bytes_max,
         "Bytes of those results in memory";
-    "execution.slots" => execution.slots, "Actions that run at a time, and a short one beside them if all are long. By default, one more than there are cores";
+    "execution.slots" => execution.slots, "Actions at a time, beside which a short one may run. By default, cores + 1";
     "execution.queue_max" => execution.queue_max, "Actions that wait; with more, clients are told to come again";
     "execution.timeout_default" => execution.timeout_default, "Time of an action that does not say how much it needs";
     "execution.timeout_max" => execution.timeout_max, "Most time that an action may ask for";

@@ -293,7 +293,7 @@ fn tiny_actions_do_not_starve_beside_heavy_ones() {
     }
 }
 
-/// What takes a moment does not wait for what takes long; what takes long waits for a slot, and so does what is unknown.
+/// What takes a moment does not wait for what takes long; what takes long waits, and so does what is unknown.
 #[test]
 fn a_light_action_runs_beside_heavy_ones_and_only_one() {
     let mut bench = Bench::new(2);

@@ -5,8 +5,8 @@
 //!                │                                                            │
 //!                └── watch channel of the operation ◄── Queued, Executing, Done
 //! ```
-//! Executions run on threads of their own, one a slot and one for a light action beside them, never on the threads of the
-//! asynchronous runtime.
+//! Executions run on threads of their own, one a slot and one for a light action beside them, never on the threads of
+//! the asynchronous runtime.
 //! Invariants: decisions are the scheduler's; here nothing is awaited and nothing that may take long is done while the
 //! state is locked.
 
