@@ -1,8 +1,9 @@
 //! Clients that keep a daemon busy while another one is measured.
 //!
-//! Each has a connection and a build of its own, and sends one action after the other, each with a new input root.
+//! Each has a connection and a build of its own, and sends one action after the other, each with a new input root. They
+//! are as cheap as they can be, since clients would be on other machines: of a root only one name is encoded anew.
 use super::error::BenchError;
-use super::prepared::{FUNCTION, Prepared, RootState};
+use super::prepared::{FUNCTION, Others, Prepared, RootState};
 use super::reapi::check;
 use crate::remote::Remote;
 use std::sync::Arc;
@@ -37,10 +38,11 @@ impl Crowd {
                 .map_err(BenchError::file("start clients"))?;
             tokio.block_on(async {
                 let mut running = JoinSet::new();
+                let others = Arc::new(Others::new(files));
                 for client in 0..clients as u64 {
                     let (stopped, count) = (stopped.clone(), count.clone());
                     let first = first + client * NUMBERS_EACH;
-                    running.spawn(one(address.clone(), files, first, stopped, count));
+                    running.spawn(one(address.clone(), others.clone(), first, stopped, count));
                 }
                 while let Some(ended) = running.join_next().await {
                     ended.map_err(|error| BenchError::Server { why: error.to_string() })??;
@@ -76,7 +78,7 @@ impl Crowd {
 
 async fn one(
     address: String,
-    files: usize,
+    others: Arc<Others>,
     first: u64,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -86,7 +88,7 @@ async fn one(
         if stop.load(Ordering::Acquire) {
             break;
         }
-        let job = Prepared::new(number, files, RootState::New);
+        let job = Prepared::among(number, &others, RootState::New);
         if number == first {
             remote.upload(job.shared).await?;
         }

@@ -51,20 +51,17 @@ pub struct Prepared {
 impl Prepared {
     /// Reads `in`, which is different for each number, among `files` input files.
     pub fn new(number: u64, files: usize, state: RootState) -> Prepared {
+        Prepared::among(number, &Others::new(files), state)
+    }
+
+    /// The same, among others that are there already.
+    pub fn among(number: u64, others: &Others, state: RootState) -> Prepared {
         let content = if state == RootState::New { number } else { 0 };
         let blob = |bytes: Vec<u8>| (Digest::of(FUNCTION, &bytes), Bytes::from(bytes));
         let input = blob(format!("fulgurite {content} {}\n", std::process::id()).into_bytes());
-        let filler = blob(b"another input\n".to_vec());
         let command = blob(encode::command(&command()));
-        let node = |name: String, digest| FileNode {
-            name,
-            digest,
-            executable: false,
-            properties: NodeProperties::default(),
-        };
-        let mut root = Directory { files: vec![node("in".to_owned(), input.0)], ..Directory::default() };
-        root.files.extend((1..files).map(|index| node(format!("input-{index:06}"), filler.0)));
-        let root = blob(encode::directory(&root));
+        let first = Directory { files: vec![node("in".to_owned(), input.0)], ..Directory::default() };
+        let root = blob([encode::directory(&first), others.encoded.clone()].concat());
         let action = ActionSpec {
             command_digest: command.0,
             input_root_digest: root.0,
@@ -74,8 +71,37 @@ impl Prepared {
         };
         let action = blob(encode::action(&action, &number.to_le_bytes()));
         let (output, name) = (input.0, action.0);
-        Prepared { action: name, output, blobs: vec![input, root, action], shared: vec![command, filler] }
+        Prepared {
+            action: name,
+            output,
+            blobs: vec![input, root, action],
+            shared: vec![command, others.filler.clone()],
+        }
     }
+}
+
+/// The input files that no action reads, encoded once: two directories one after the other are a directory with the
+/// files of both (protobuf concatenates repeated fields), and these come after `in`.
+#[derive(Debug)]
+pub struct Others {
+    encoded: Vec<u8>,
+    filler: (Digest, Bytes),
+}
+
+impl Others {
+    /// All but one of so many.
+    #[must_use]
+    pub fn new(files: usize) -> Others {
+        let bytes = b"another input\n".as_slice();
+        let filler = (Digest::of(FUNCTION, bytes), Bytes::from_static(bytes));
+        let files = (1..files).map(|index| node(format!("input-{index:06}"), filler.0));
+        let encoded = encode::directory(&Directory { files: files.collect(), ..Directory::default() });
+        Others { encoded, filler }
+    }
+}
+
+fn node(name: String, digest: Digest) -> FileNode {
+    FileNode { name, digest, executable: false, properties: NodeProperties::default() }
 }
 
 fn command() -> Command {
@@ -92,5 +118,20 @@ fn command() -> Command {
         platform: Vec::new(),
         output_properties: Vec::new(),
         output_directory_format: OutputDirectoryFormat::TreeOnly,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_canonical_however_they_are_put_together() {
+        let prepared = Prepared::new(7, 4, RootState::New);
+        let (digest, bytes) = &prepared.blobs[1];
+        let root = crate::action::decode::directory(FUNCTION, bytes).unwrap();
+        assert_eq!(root.files.len(), 4);
+        assert!(root.files.is_sorted_by(|one, other| one.name < other.name));
+        assert_eq!((encode::directory(&root), *digest), (bytes.to_vec(), Digest::of(FUNCTION, bytes)));
     }
 }
