@@ -53,6 +53,12 @@ pub enum BenchError {
         /// What is wrong.
         why: String,
     },
+    /// Nothing, or nothing good, to build.
+    #[error("cannot race: {why}")]
+    Race {
+        /// What is wrong.
+        why: String,
+    },
     /// There is no place for temporary files.
     #[error("cannot mount a tmpfs for temporary files: none of {tried} can be used")]
     NoScratch {

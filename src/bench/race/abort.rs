@@ -187,7 +187,7 @@ fn all(
             let whys = [finished.local_why, finished.remote_why].into_iter().flatten();
             let why = whys.collect::<Vec<_>>().join("; ");
             let why = format!("a race to be won by the remote side ended as {:?}: {why}", finished.outcome);
-            return Err(BenchError::Simulation { why });
+            return Err(BenchError::Race { why });
         }
         reports.push(finished.report);
     }

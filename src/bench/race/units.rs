@@ -37,7 +37,7 @@ const FUNCTIONS: usize = 150;
 
 /// Something is wrong with what shall be built.
 pub(super) fn unbuildable(why: impl Into<String>) -> BenchError {
-    BenchError::Simulation { why: why.into() }
+    BenchError::Race { why: why.into() }
 }
 
 /// What to build.
