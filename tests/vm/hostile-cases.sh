@@ -19,7 +19,7 @@ read_log() {
     }
     /^test / {
       flush()
-      if ($2 !~ /^hostile::/) next
+      if ($2 !~ /^hostile::hostile_/) next
       test = substr($2, 10); result = "no result"; held = ended = skipped = why = ""
       sub(/^test [^ ]+ \.\.\. /, "")
     }
