@@ -140,6 +140,8 @@ pub struct Runtime {
     trees: Arc<Trees>,
     templates: Mutex<HashMap<SandboxSpec, Kept>>,
     next_use: AtomicU64,
+    /// A predecessor's processes were still dying: one that waits for a disk takes its time.
+    unswept: bool,
 }
 
 impl Runtime {
@@ -160,9 +162,9 @@ impl Runtime {
         // Where the cgroups are is read before the move, while the paths are the host's.
         let cgroup_host = CgroupHost::probe();
         // What a killed predecessor left is removed by the names that it gave it.
-        if options.cgroups != CgroupUse::None {
-            crate::cgroup::sweep_stale(&cgroup_host);
-        }
+        let unswept = options.cgroups != CgroupUse::None
+            && !crate::cgroup::sweep_stale(&cgroup_host).is_empty()
+            && crate::cgroup::has_stale(&cgroup_host);
         let cgroup_host = match options.cgroups {
             CgroupUse::OnlyV2 => cgroup_host.without_v1(),
             CgroupUse::All | CgroupUse::None => cgroup_host,
@@ -189,6 +191,7 @@ impl Runtime {
             seats,
             templates: Mutex::default(),
             next_use: AtomicU64::new(0),
+            unswept,
         })
     }
 
@@ -264,9 +267,12 @@ impl Runtime {
     /// # Errors
     /// [`SandboxError::Cgroup`] with the directories that could not be removed.
     pub fn stop(self) -> Result<(), SandboxError> {
-        let Runtime { zygote, seats, templates, trees, .. } = self;
+        let Runtime { zygote, seats, templates, trees, cgroup_host, unswept, .. } = self;
         drop((templates, trees));
         let result = seats.stop();
+        if unswept {
+            crate::cgroup::sweep_stale(&cgroup_host);
+        }
         if let Some(zygote) = Arc::into_inner(zygote) {
             zygote.stop();
         }

@@ -55,7 +55,7 @@ pub use node::{Branch, Cgroup, Fresh, Leaf};
 pub use place::{Place, Room};
 pub use process::ProcessIdentity;
 pub use slot::Slot;
-pub use sweep::{remove_quarantined, sweep_stale};
+pub use sweep::{has_stale, remove_quarantined, sweep_stale};
 pub use tree::CgroupTree;
 
 use std::sync::OnceLock;

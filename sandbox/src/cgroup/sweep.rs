@@ -31,6 +31,13 @@ pub fn sweep_stale(host: &CgroupHost) -> Vec<String> {
     places.flat_map(|place| stale_trees(place)).map(|tree| sweep_tree(&tree)).collect()
 }
 
+/// Whether any tree of a dead predecessor is there.
+#[must_use]
+pub fn has_stale(host: &CgroupHost) -> bool {
+    let places = host.v2.iter().map(|place| &place.dir).chain(host.v1.iter().map(|place| &place.dir));
+    places.into_iter().any(|place| !stale_trees(place).is_empty())
+}
+
 /// Tries once more to remove directories of [`super::CgroupError::Quarantined`], in their order; gives back
 /// those that are busy still.
 pub fn remove_quarantined(paths: Vec<PathBuf>) -> Vec<PathBuf> {

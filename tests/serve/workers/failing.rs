@@ -1,8 +1,8 @@
 //! Whatever a worker does wrong costs one action, and is told.
 
 use super::scene::{
-    PLAIN, WIRES, Way, Work, details, each, logs, one_shot_because, only_pid, report, response, tag, text,
-    until_gone, uuid_of, with,
+    PLAIN, WIRES, Way, Work, details, each, listed, logs, one_shot_because, only_pid, report, response, tag,
+    text, until_gone, uuid_of, with,
 };
 use crate::client::{Client, code};
 use crate::daemon::{Home, PATIENCE};
@@ -196,13 +196,18 @@ pub fn out_of_memory() {
 
 /// Between two requests a worker has nothing to say: if it dies or writes then, no request pays for it.
 pub fn unasked() {
-    each(&["--set", "worker.on_crash=fail"], |client, _, way| {
+    each(&["--set", "worker.on_crash=fail"], |client, home, way| {
         let tag = tag();
         let work = |orders: &[&str]| Work::new(way, &[&tag], orders);
-        let (first, _) = report(client, &work(&["--x"]));
+        let (first, worker) = report(client, &work(&["--x"]));
+        let number = worker.unwrap().number.to_string();
         let pid = rustix::process::Pid::from_raw(only_pid(&tag).try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         until_gone(&tag);
+        // The daemon hears of it a moment later: a request that is given to it until then pays.
+        let is_listed =
+            || listed(home, &[]).lines().any(|line| line.split(' ').next() == Some(number.as_str()));
+        assert!(settles(PATIENCE, || !is_listed()), "{}", listed(home, &[]));
         let (second, _) = report(client, &work(&["--x"]));
         assert_eq!((&second["counter"], first["uuid"] == second["uuid"]), (&Value::from(1), false));
     });
