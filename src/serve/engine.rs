@@ -41,6 +41,8 @@ struct Shared {
     state: Mutex<State>,
     /// Something is ready, or the engine stops.
     work: Condvar,
+    /// The same, for the thread beside those of the slots.
+    more: Condvar,
     executor: Arc<dyn Executor>,
     metrics: Arc<ServeMetrics>,
     began: Instant,
@@ -57,6 +59,10 @@ struct State {
     operations: HashMap<OperationId, Held>,
     /// Runs that have a slot and no thread yet: at most as many as there are threads.
     ready: VecDeque<(RunId, bool)>,
+    /// Threads of slots that have no run.
+    free: usize,
+    /// What the thread beside them runs.
+    beside: Option<RunId>,
     stopping: bool,
 }
 
@@ -126,12 +132,15 @@ impl Engine {
             runs: HashMap::new(),
             operations: HashMap::new(),
             ready: VecDeque::new(),
+            free: slots,
+            beside: None,
             stopping: false,
         };
         let engine = Engine {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
                 work: Condvar::new(),
+                more: Condvar::new(),
                 executor,
                 metrics,
                 began: Instant::now(),
@@ -145,7 +154,7 @@ impl Engine {
             let worker = engine.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("slot {slot}"))
-                .spawn(move || super::slot::work(&worker, slot))?;
+                .spawn(move || super::slot::work(&worker, slot, slot == slots))?;
             engine.shared.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(engine)
@@ -289,6 +298,7 @@ impl Engine {
     fn tell_to_stop(&self) {
         self.lock().stopping = true;
         self.shared.work.notify_all();
+        self.shared.more.notify_all();
     }
 
     /// Ends the threads, once they are done with what they run. Blocks.
@@ -309,7 +319,8 @@ impl Engine {
             match effect {
                 Effect::Start { run, may_use_cache } => {
                     state.ready.push_back((run, may_use_cache));
-                    self.shared.work.notify_one();
+                    let next = if state.needs_more() { &self.shared.more } else { &self.shared.work };
+                    next.notify_one();
                 }
                 Effect::Kill(run) => {
                     kills.extend(state.runs.get(&run).map(|found| found.task.cancel.clone()));
@@ -337,20 +348,25 @@ impl Engine {
         }
     }
 
-    /// The next run for a thread; `None` once the engine stops. Blocks.
-    pub(super) fn next(&self) -> Option<Assignment> {
+    /// The next run for a thread of a slot, or for the one beside them; `None` once the engine stops. Blocks.
+    pub(super) fn next(&self, is_beside: bool) -> Option<Assignment> {
         let mut state = self.lock();
         loop {
-            if let Some((run, may_use_cache)) = state.ready.pop_front() {
-                if let Some(found) = state.runs.get(&run) {
-                    return Some(Assignment { run, task: found.task.clone(), may_use_cache });
+            let may_take = !is_beside || state.needs_more();
+            if may_take && let Some((run, may_use_cache)) = state.ready.pop_front() {
+                let Some(task) = state.runs.get(&run).map(|found| found.task.clone()) else { continue };
+                match is_beside {
+                    true => state.beside = Some(run),
+                    false => state.free -= 1,
                 }
-                continue;
+                return Some(Assignment { run, task, may_use_cache });
             }
+            // What is ready is done by the threads of slots.
             if state.stopping {
                 return None;
             }
-            state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let work = if is_beside { &self.shared.more } else { &self.shared.work };
+            state = work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -380,6 +396,10 @@ impl Engine {
         let done = Progress::Done(Arc::new(done));
         let mut effects = Vec::new();
         let mut state = self.lock();
+        match state.beside == Some(run) {
+            true => state.beside = None,
+            false => state.free += 1,
+        }
         let over = state.scheduler.finished(self.now(), run, cost, weight, &mut effects);
         let task = state.runs.remove(&run).map(|found| found.task);
         for operation in over {
@@ -391,6 +411,13 @@ impl Engine {
             }
         }
         self.perform(state, effects);
+    }
+}
+
+impl State {
+    /// Whether more is ready than threads of slots are free for: then it is the turn of the one beside them.
+    fn needs_more(&self) -> bool {
+        self.ready.len() > self.free
     }
 }
 

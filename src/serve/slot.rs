@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
-/// Runs actions until the engine stops.
-pub(super) fn work(engine: &Engine, slot: usize) {
+/// Runs actions until the engine stops: those of a slot, or what is light beside them.
+pub(super) fn work(engine: &Engine, slot: usize, is_beside: bool) {
     observe::enter_slot(slot);
-    while let Some(assignment) = engine.next() {
+    while let Some(assignment) = engine.next(is_beside) {
         let began = Instant::now();
         let run = assignment.run;
         // A slot that is lost by a bug in one action would be missed by all others.
