@@ -5,7 +5,7 @@
 //! nothing: that is a kill, and the log has it.
 
 use super::ending;
-use super::limits::{CHECKPOINT_INTERVAL, RELIEF_BYTES_MIN, SWEEP_DIRECTORIES};
+use super::limits::{CHECKPOINT_INTERVAL, RELIEF_BYTES_MIN, SPARED_MAX, SWEEP_DIRECTORIES};
 use super::mark::{self, Left};
 use super::store::Store;
 use super::strays::NONE_LEFT;
@@ -113,8 +113,9 @@ impl Drop for Thread {
 
 fn keep(store: Arc<Store>) {
     let ended = ending::Ended::of(&store);
-    // Whether a full disk was taken to be over: what is full although there is room, as a quota, is believed next time.
-    let mut spared = false;
+    // How often in a row a full disk was taken to be over: what stays full although there is room, as a quota, is believed
+    // in the end. Once is not enough: puts that failed before there was room are told one after the other.
+    let mut spared = 0;
     loop {
         let woken = store.bell.wait();
         if woken == Woken::Over {
@@ -124,8 +125,9 @@ fn keep(store: Arc<Store>) {
             continue;
         }
         let was_short = store.is_short.swap(false, Ordering::SeqCst);
-        spared = was_short && !spared && store.places.has_room(2 * RELIEF_BYTES_MIN);
-        let done = if was_short && !spared { store.relieve() } else { store.checkpoint() };
+        let is_over = was_short && spared < SPARED_MAX && store.places.has_room(2 * RELIEF_BYTES_MIN);
+        spared = if is_over { spared + 1 } else { 0 };
+        let done = if was_short && !is_over { store.relieve() } else { store.checkpoint() };
         // Eviction also after a failed checkpoint: it may have failed for want of room.
         let done = store.evict_in_background().and(done).and_then(|()| store.sweep_some(SWEEP_DIRECTORIES));
         let done = match woken {

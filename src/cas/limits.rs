@@ -46,6 +46,9 @@ pub(super) const EVICT_TO_64THS: u64 = 58;
 /// Least that is evicted when the disk itself is full: room for the index to commit in, and for the next puts.
 pub(super) const RELIEF_BYTES_MIN: u64 = 8 << 20;
 
+/// How often in a row a full disk that has room by now costs nobody a blob.
+pub(super) const SPARED_MAX: u32 = 3;
+
 /// Blobs that one step of eviction looks at and removes with one sync of the log.
 pub(super) const EVICT_BATCH: usize = 512;
 
