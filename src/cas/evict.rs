@@ -66,27 +66,31 @@ impl Store {
     /// A checkpoint; if the disk is too full even for that, room is made first. The caller holds `maintenance`.
     pub(super) fn checkpoint_or_relieve(&self) -> Result<(), CasError> {
         match self.checkpoint_locked() {
-            Err(CasError::Full { .. }) => self.relieve_locked(),
+            Err(CasError::Full { .. }) => self.relieve_locked(true),
             done => done,
         }
     }
 
-    /// Makes room on a disk that others have filled, or that is smaller than the store may be.
-    pub(super) fn relieve(&self) -> Result<(), CasError> {
+    /// Makes room on a disk that others have filled, or that is smaller than the store may be. It stops when the disk has
+    /// room by itself, unless what that says `is_doubted`.
+    pub(super) fn relieve(&self, is_doubted: bool) -> Result<(), CasError> {
         let _guard = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
-        self.relieve_locked()
+        self.relieve_locked(is_doubted)
     }
 
-    fn relieve_locked(&self) -> Result<(), CasError> {
+    fn relieve_locked(&self, is_doubted: bool) -> Result<(), CasError> {
         let bytes = self.bytes.load(Ordering::SeqCst);
         let goal = bytes.saturating_sub(RELIEF_BYTES_MIN.max(bytes / 16));
-        self.evict(goal, u32::MAX)?;
-        self.evict_unindexed(goal)?;
+        let is_over = || !is_doubted && self.places.has_room(2 * RELIEF_BYTES_MIN);
+        if !is_over() {
+            self.evict(goal, u32::MAX)?;
+        }
+        self.evict_unindexed(goal, is_over)?;
         self.checkpoint_locked()
     }
 
     /// For a disk on which the index can't grow: what only memory and the log know goes, longest unused first.
-    fn evict_unindexed(&self, goal: u64) -> Result<(), CasError> {
+    fn evict_unindexed(&self, goal: u64, is_over: impl Fn() -> bool) -> Result<(), CasError> {
         let mut recent = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,7 +99,8 @@ impl Store {
         }
         recent.sort_unstable();
         for (_, key, version) in recent {
-            if self.bytes.load(Ordering::SeqCst) <= goal {
+            // What came since somebody else has made room is not what is in the way.
+            if self.bytes.load(Ordering::SeqCst) <= goal || is_over() {
                 break;
             }
             let mut shard = self.shard(&key);

@@ -125,9 +125,10 @@ fn keep(store: Arc<Store>) {
             continue;
         }
         let was_short = store.is_short.swap(false, Ordering::SeqCst);
+        let is_doubted = spared == SPARED_MAX;
         let is_over = was_short && spared < SPARED_MAX && store.places.has_room(2 * RELIEF_BYTES_MIN);
         spared = if is_over { spared + 1 } else { 0 };
-        let done = if was_short && !is_over { store.relieve() } else { store.checkpoint() };
+        let done = if was_short && !is_over { store.relieve(is_doubted) } else { store.checkpoint() };
         // Eviction also after a failed checkpoint: it may have failed for want of room.
         let done = store.evict_in_background().and(done).and_then(|()| store.sweep_some(SWEEP_DIRECTORIES));
         let done = match woken {
