@@ -71,8 +71,8 @@ impl Store {
         }
     }
 
-    /// Makes room on a disk that others have filled, or that is smaller than the store may be. It stops when the disk has
-    /// room by itself, unless what that says `is_doubted`.
+    /// Makes room on a disk that others have filled, or that is smaller than the store may be. It stops when the disk
+    /// has room by itself, unless what that says `is_doubted`.
     pub(super) fn relieve(&self, is_doubted: bool) -> Result<(), CasError> {
         let _guard = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
         self.relieve_locked(is_doubted)

@@ -113,8 +113,8 @@ impl Drop for Thread {
 
 fn keep(store: Arc<Store>) {
     let ended = ending::Ended::of(&store);
-    // How often in a row a full disk was taken to be over: what stays full although there is room, as a quota, is believed
-    // in the end. Once is not enough: puts that failed before there was room are told one after the other.
+    // How often in a row a full disk was taken to be over: what stays full although there is room, as a quota, is
+    // believed in the end. Once is not enough: puts that failed before there was room are told one after the other.
     let mut spared = 0;
     loop {
         let woken = store.bell.wait();
