@@ -176,7 +176,7 @@ async fn a_stream_that_stands_still_is_given_up() {
 #[tokio::test]
 async fn uploads_that_nobody_takes_are_given_up() {
     for call in ["Write", "BatchUpdateBlobs", "FindMissingBlobs", "GetCapabilities"] {
-        let scene = Scene::with(|options| options.call_within = Duration::from_secs(2)).await;
+        let scene = Scene::with(|options| options.call_within = Duration::from_secs(5)).await;
         let blobs: Vec<Digest> = [10, 20, LARGE / 2]
             .iter()
             .map(|count| scene.cas.put_bytes(DigestFunction::Sha256, &noise(*count, 1)).unwrap())
