@@ -52,9 +52,23 @@ impl Meter {
     }
 
     fn cpu_us(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.directory.join("cpu.stat")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()
+        used(&self.directory)
     }
+
+    /// Of what the daemon's sandboxes are in, which is beside the daemon itself.
+    fn sandboxes_cpu_us(&self) -> Option<u64> {
+        let below = fs::read_dir(&self.directory).ok()?.flatten().map(|entry| entry.path());
+        below
+            .filter(|path| path.extension().is_some_and(|end| end == "sandboxes"))
+            .map(|path| used(&path))
+            .sum()
+    }
+}
+
+/// CPU time of a cgroup and all below it since it was made, those that are gone included.
+fn used(directory: &Path) -> Option<u64> {
+    let text = fs::read_to_string(directory.join("cpu.stat")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()
 }
 
 impl Drop for Meter {
@@ -70,9 +84,19 @@ fn sweep(home: &Path) {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = fs::remove_dir(entry.path());
+            remove(&entry.path());
         }
     }
+}
+
+/// Removes a cgroup and those below it, of which nobody is left in any.
+fn remove(directory: &Path) {
+    let below = fs::read_dir(directory).into_iter().flatten().flatten();
+    below
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .for_each(|entry| remove(&entry.path()));
+    // One in which somebody is stays, and what is above it.
+    let _ = fs::remove_dir(directory);
 }
 
 /// A running daemon.
@@ -129,6 +153,12 @@ impl Server {
     #[must_use]
     pub fn cpu_us(&self) -> Option<u64> {
         self.meter.as_ref().and_then(Meter::cpu_us)
+    }
+
+    /// CPU time of its sandboxes so far: of all commands, whatever came of them, and of the sandboxes' inits.
+    #[must_use]
+    pub fn sandboxes_cpu_us(&self) -> Option<u64> {
+        self.meter.as_ref().and_then(Meter::sandboxes_cpu_us)
     }
 
     /// The daemon's own memory in bytes: what it does not share with anybody.

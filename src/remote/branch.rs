@@ -16,6 +16,7 @@ use super::limits::EXECUTIONS_MAX;
 use crate::action::{ActionResult, ActionSpec, Command, Digest, decode};
 use crate::cas::Cas;
 use std::collections::HashSet;
+use std::time::Duration;
 use tonic::Code;
 
 /// What the cluster shall do.
@@ -120,7 +121,11 @@ async fn fetch(
 }
 
 fn ended(fetched: Fetched, cached: bool) -> RemoteEnd {
-    let Fetched { result, later, fetched_bytes } = fetched;
+    let Fetched { mut result, later, fetched_bytes } = fetched;
+    if cached {
+        // That was used when it was made, and nothing is used now.
+        (result.usage.user, result.usage.system) = (Duration::ZERO, Duration::ZERO);
+    }
     RemoteEnd::Result { result: Box::new(result), cached, fetched_bytes, later }
 }
 

@@ -2,12 +2,13 @@
 
 use super::cluster::ClusterError;
 use super::error::RemoteError;
-use super::limits::{MISSING_MAX, TARGET_BYTES_MAX};
+use super::limits::{CPU_TIME_MAX, MISSING_MAX, TARGET_BYTES_MAX};
 use crate::action::{
     ActionResult, Digest, DigestFunction, NodeProperties, OutputDirectory, OutputFile, OutputSymlink,
-    Timeline, Timestamp,
+    Timeline, Timestamp, Usage,
 };
 use bytes::Bytes;
+use fulgurite_proto::buildbarn::resourceusage::PosixResourceUsage;
 use fulgurite_proto::google::rpc;
 use fulgurite_proto::reapi;
 use prost::Message;
@@ -27,6 +28,8 @@ pub struct Executed {
     pub exit_code: i32,
     /// Output files: path as declared, and content.
     pub files: Vec<(String, Digest)>,
+    /// CPU time of the command, as far as the server tells it.
+    pub cpu: Duration,
 }
 
 /// A result as a cluster tells it: nothing of it is verified yet.
@@ -95,6 +98,7 @@ pub(super) fn result(
         }
     }
     let metadata = sent.execution_metadata.unwrap_or_default();
+    let usage = usage(&metadata);
     let time = |sent: Option<prost_types::Timestamp>| {
         let sent = sent?;
         Some(Timestamp { seconds: sent.seconds, nanos: u32::try_from(sent.nanos).ok()? })
@@ -107,6 +111,7 @@ pub(super) fn result(
         stdout: maybe(sent.stdout_digest.as_ref())?,
         stderr: maybe(sent.stderr_digest.as_ref())?,
         worker: metadata.worker,
+        usage,
         timeline: Timeline {
             queued: time(metadata.queued_timestamp),
             worker_start: time(metadata.worker_start_timestamp),
@@ -115,9 +120,26 @@ pub(super) fn result(
             execution_completed: time(metadata.execution_completed_timestamp),
             ..Timeline::default()
         },
-        ..ActionResult::default()
     };
     Ok(RemoteResult { result, inline })
+}
+
+/// What the command used, if the cluster tells it as Buildbarn does: CPU time and the peak of memory.
+fn usage(metadata: &reapi::ExecutedActionMetadata) -> Usage {
+    let mut all = metadata.auxiliary_metadata.iter();
+    let told = all.find(|any| any.type_url.ends_with("buildbarn.resourceusage.POSIXResourceUsage"));
+    let told = told.and_then(|any| PosixResourceUsage::decode(any.value.as_slice()).ok()).unwrap_or_default();
+    // A duration that is negative or beyond all bounds is none.
+    let time = |sent: Option<prost_types::Duration>| {
+        let sent = sent.and_then(|sent| Duration::try_from(sent).ok());
+        sent.filter(|time| *time <= CPU_TIME_MAX).unwrap_or_default()
+    };
+    Usage {
+        user: time(told.user_time),
+        system: time(told.system_time),
+        peak_bytes: u64::try_from(told.maximum_resident_set_size).unwrap_or(0),
+        ..Usage::default()
+    }
 }
 
 pub(super) fn digest(
@@ -172,6 +194,7 @@ pub(super) fn executed(
         reapi::ExecuteResponse::decode(any.value.as_slice()).map_err(|why| malformed(&why.to_string()))?;
     let status = response.status.unwrap_or_default();
     let result = response.result.unwrap_or_default();
+    let used = result.execution_metadata.as_ref().map(usage).unwrap_or_default();
     let files = result
         .output_files
         .into_iter()
@@ -185,5 +208,6 @@ pub(super) fn executed(
             .unwrap_or_default(),
         exit_code: result.exit_code,
         files: files.collect::<Result<_, _>>()?,
+        cpu: used.user + used.system,
     })
 }

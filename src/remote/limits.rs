@@ -48,3 +48,5 @@ pub const DEPTH_MAX: usize = 1024;
 pub const TARGET_BYTES_MAX: usize = 4095;
 /// Blobs that are known to be at the cluster alone, at some 100 bytes each; with more, bytes are fetched at once.
 pub const ELSEWHERE_MAX: usize = 1 << 20;
+/// The most processor time that a cluster may say one command used: a year. More is nonsense, and would spoil sums.
+pub const CPU_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);

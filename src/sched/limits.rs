@@ -56,7 +56,9 @@ pub(super) const IDLE_SHARES_MAX: usize = 1024;
 /// What a run is charged at its start, in microseconds, until it is known what its invocation's runs cost.
 pub(super) const FIRST_CHARGE_MICROS: u64 = 50_000;
 
-/// What costs at most so many microseconds, and a quarter of each that has a slot, may run beside them: a core that it
-/// shares with one of those loses a quarter of its time at the most, and for no longer than a person notices.
+/// What costs at most so many microseconds, and half of each that has a slot, may run beside them: a core that it
+/// shares with one of those loses half of its time at the most, and for no longer than a person notices. On a machine
+/// that is full everything takes longer than it should, and what is short by more than what is long: a tiny action that
+/// is a tenth of the others alone is a third of them then.
 pub(super) const LIGHT_MICROS_MAX: u64 = 100_000;
-pub(super) const LIGHTER_TIMES: u64 = 4;
+pub(super) const LIGHTER_TIMES: u64 = 2;

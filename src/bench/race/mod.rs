@@ -5,7 +5,8 @@
 //!     round 1:  local-only  always  fulgurite  remote-only  bazel      in an order that differs from round to round
 //!     round 2:  …
 //!       wall of each ÷ the better of local-only and remote-only in the same round, then the median
-//!       CPU of both sides beyond the cheaper of these two: what was wasted, against always racing
+//!       CPU of both sides beyond the cheaper of these two: what it costs to have two sides at all
+//!       CPU of losers: what ran in sandboxes and is in no answer, against always racing
 //!   abort: from a remote claim to the quiet of a loser of 50 processes, waiting or computing
 //! ```
 //! | file | what it is |
@@ -342,6 +343,10 @@ fn reports(params: &BTreeMap<&'static str, String>, rounds: &[Vec<Built>]) -> Ve
             .collect()
     };
     let always = median(&wasted(Policy::Always));
+    let lost = |policy: Policy| -> Vec<f64> {
+        column(policy, &|built| Some(built.losers_cpu_us? as f64 / 1e6)).into_iter().flatten().collect()
+    };
+    let always_lost = median(&lost(Policy::Always));
     let mut cases = Vec::new();
     for (policy, builds) in Policy::ALL.into_iter().zip(rounds) {
         let walls = column(policy, &wall);
@@ -365,6 +370,13 @@ fn reports(params: &BTreeMap<&'static str, String>, rounds: &[Vec<Built>]) -> Ve
                 case.parts.insert("excess_cpu_s".to_owned(), thousandths(median(&waste)));
                 if always > 0.0 {
                     case.parts.insert("ratio_excess".to_owned(), thousandths(median(&waste) / always));
+                }
+            }
+            let lost = lost(policy);
+            if !lost.is_empty() {
+                case.parts.insert("losers_cpu_s".to_owned(), thousandths(median(&lost)));
+                if always_lost > 0.0 {
+                    case.parts.insert("ratio_losers".to_owned(), thousandths(median(&lost) / always_lost));
                 }
             }
         }
@@ -397,6 +409,7 @@ mod tests {
         Built {
             wall: Duration::from_millis(wall_ms),
             cpu_us: Some(cpu_ms * 1000),
+            losers_cpu_us: Some(cpu_ms * 100),
             counters: BTreeMap::from([("local_wins".to_owned(), 3)]),
             error: error.map(str::to_owned),
             objects: Vec::new(),
@@ -418,6 +431,7 @@ mod tests {
         assert_eq!(cases[3].parts["ratio_wall"], 0.5);
         assert_eq!(cases[3].parts["excess_cpu_s"], 0.2);
         assert_eq!((cases[4].parts["excess_cpu_s"], cases[3].parts["ratio_excess"]), (1.0, 0.2));
+        assert_eq!((cases[3].parts["losers_cpu_s"], cases[3].parts["ratio_losers"]), (0.115, 0.59));
         assert_eq!(cases[0].parts["local_wins"], 3.0);
     }
 

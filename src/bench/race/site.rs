@@ -145,10 +145,9 @@ impl Machine {
         format!("unix:{}", self.socket.display())
     }
 
-    /// CPU time of it and all its actions so far.
-    #[must_use]
-    pub fn cpu_us(&self) -> Option<u64> {
-        self.server.cpu_us()
+    /// CPU time of it and all its actions so far, and of the actions alone.
+    fn used_us(&self) -> Option<[u64; 2]> {
+        Some([self.server.cpu_us()?, self.server.sandboxes_cpu_us()?])
     }
 
     /// What it has counted, once it is idle.
@@ -193,6 +192,9 @@ pub struct Built {
     pub wall: Duration,
     /// CPU time of both daemons and all actions, where it is counted.
     pub cpu_us: Option<u64>,
+    /// CPU time in sandboxes of both that is in no answer: that of losers, of the sandboxes' inits, and of workers
+    /// between requests.
+    pub losers_cpu_us: Option<u64>,
     /// What the racing daemon counted.
     pub counters: BTreeMap<String, u64>,
     /// Why it was not finished.
@@ -235,15 +237,21 @@ impl Way<'_> {
         let built = tokio.block_on(async {
             let client = Remote::connect(&racing.address(), "", FUNCTION).await?;
             client.upload(build.blobs.clone()).await?;
-            let used = racing.cpu_us().zip(self.remote.cpu_us());
+            let used = racing.used_us().zip(self.remote.used_us());
             let begun = Instant::now();
             let done = self.answers(&client, build, &mut link).await;
             let wall = begun.elapsed();
             let counters = racing.idle().await?.counters.into_iter().collect();
             self.remote.idle().await?;
-            let now = racing.cpu_us().zip(self.remote.cpu_us());
-            let cpu_us = now.zip(used).map(|((a, b), (c, d))| (a + b).saturating_sub(c + d));
-            let mut built = Built { wall, cpu_us, counters, error: done.err(), ..Built::default() };
+            let now = racing.used_us().zip(self.remote.used_us());
+            let spent = |what: usize| {
+                let ((here, there), (here_before, there_before)) = now.zip(used)?;
+                Some((here[what] + there[what]).saturating_sub(here_before[what] + there_before[what]))
+            };
+            let answered = u64::try_from(done.as_ref().map_or(0, Duration::as_micros)).unwrap_or(u64::MAX);
+            let (cpu_us, losers_cpu_us) = (spent(0), spent(1).map(|all| all.saturating_sub(answered)));
+            let mut built =
+                Built { wall, cpu_us, losers_cpu_us, counters, error: done.err(), ..Built::default() };
             if self.fetch && built.error.is_none() {
                 for job in &build.jobs {
                     built.objects.push(client.download(&job.object).await?.to_vec());
@@ -257,10 +265,10 @@ impl Way<'_> {
         Ok(built)
     }
 
-    /// Asks for everything, some actions at a time.
-    async fn answers(&self, client: &Remote, build: &Build, link: &mut Link) -> Result<(), String> {
+    /// Asks for everything, some actions at a time. Gives the CPU time that the answers tell of.
+    async fn answers(&self, client: &Remote, build: &Build, link: &mut Link) -> Result<Duration, String> {
         let mut running = JoinSet::new();
-        let mut done = 0;
+        let (mut done, mut used) = (0, Duration::ZERO);
         let mut jobs = build.jobs.iter();
         loop {
             while running.len() < self.jobs
@@ -268,8 +276,8 @@ impl Way<'_> {
             {
                 running.spawn(answer(client.clone(), job.clone()));
             }
-            let Some(ended) = running.join_next().await else { return Ok(()) };
-            ended.map_err(|error| error.to_string())??;
+            let Some(ended) = running.join_next().await else { return Ok(used) };
+            used += ended.map_err(|error| error.to_string())??;
             done += 1;
             if self.cut_after == Some(done) {
                 link.cut();
@@ -278,8 +286,8 @@ impl Way<'_> {
     }
 }
 
-/// One action: its object must be the right one, byte by byte.
-async fn answer(client: Remote, job: Job) -> Result<(), String> {
+/// One action: its object must be the right one, byte by byte. Gives what its command used, if it ran now.
+async fn answer(client: Remote, job: Job) -> Result<Duration, String> {
     let executed = tokio::time::timeout(PATIENCE, client.execute(&job.action, false)).await;
     let executed = executed.map_err(|_| "an answer did not come".to_owned())?;
     let executed = executed.map_err(|error| error.to_string())?;
@@ -288,7 +296,9 @@ async fn answer(client: Remote, job: Job) -> Result<(), String> {
         return Err(format!("code {code}, exit {exit}: {}", executed.message));
     }
     match executed.files.as_slice() {
-        [(_, found)] if *found == job.object => Ok(()),
+        [(_, found)] if *found == job.object => {
+            Ok(if executed.cached { Duration::ZERO } else { executed.cpu })
+        }
         [(name, found)] => Err(format!("{name} is {found}, and {} in the plain build", job.object)),
         files => Err(format!("{} outputs instead of one", files.len())),
     }
@@ -302,7 +312,7 @@ pub fn fill(remote: &Machine, build: &Build, jobs: usize) -> Result<(), BenchErr
     client()?.block_on(async {
         let client = Remote::connect(&remote.address(), "", FUNCTION).await?;
         client.upload(build.blobs.clone()).await?;
-        let mut running: JoinSet<Result<(), String>> = JoinSet::new();
+        let mut running: JoinSet<Result<Duration, String>> = JoinSet::new();
         for job in &build.jobs {
             if running.len() >= jobs.max(1)
                 && let Some(ended) = running.join_next().await

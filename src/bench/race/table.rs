@@ -19,7 +19,18 @@ pub fn table(report: &Report) -> String {
             let (condition, files) = (param("condition"), param("files"));
             let (jobs, sides) = (param("jobs"), param("sides"));
             let _ = writeln!(text, "\n{condition}: {files}, {jobs} at a time, {sides}");
-            let head = ["wall s", "×", "here", "there", "hits", "raced", "CPU s", "wasted s", "of always"];
+            let head = [
+                "wall s",
+                "×",
+                "here",
+                "there",
+                "hits",
+                "raced",
+                "CPU s",
+                "excess s",
+                "losers s",
+                "of always",
+            ];
             let _ = write!(text, "{:<12}", "policy");
             head.iter().for_each(|head| {
                 let _ = write!(text, " {head:>9}");
@@ -29,8 +40,9 @@ pub fn table(report: &Report) -> String {
         row(&mut text, case);
     }
     text.push_str(
-        "\n× the better of local-only and remote-only in the same round. Wasted: CPU time of both sides beyond the\n\
-         cheaper of these two, and as a share of what always racing wastes.\n",
+        "\n× the better of local-only and remote-only in the same round. Excess: CPU time of both sides beyond the\n\
+         cheaper of these two. Losers: CPU time in sandboxes that no answer has, and as a share of that of always racing;\n\
+         where nobody can lose, it is that of the sandboxes' inits.\n",
     );
     text
 }
@@ -50,7 +62,8 @@ fn row(text: &mut String, case: &CaseReport) {
         ("raced", 0),
         ("cpu_s", 2),
         ("excess_cpu_s", 2),
-        ("ratio_excess", 2),
+        ("losers_cpu_s", 2),
+        ("ratio_losers", 2),
     ];
     for (name, decimals) in columns {
         let value = case.parts.get(name).map_or("-".to_owned(), |value| format!("{value:.decimals$}"));
