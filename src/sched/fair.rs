@@ -4,8 +4,11 @@
 //! who was away comes back at the level of the least served of those who are here, so that nobody saves up. A run is
 //! charged with the mean of its invocation at its start and with the truth at its end. Priority (lower is sooner)
 //! counts within a tenant, before fairness between its invocations.
+//!
+//! What is light may be taken out of turn, for a place that is nobody's: that is free, so that no debt comes of it.
 
 use super::limits::{FIRST_CHARGE_MICROS, IDLE_SHARES_MAX};
+use super::types::Cost;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -32,14 +35,44 @@ pub struct Ticket {
 pub struct Bill {
     tenant: String,
     invocation: String,
-    charged_micros: u64,
+    charged: Mean,
+    /// Taken out of turn.
+    is_free: bool,
 }
 
 impl Bill {
-    /// Microseconds: what its invocation's cost, as far as is known.
+    /// What its invocation's cost, as far as is known.
     #[must_use]
-    pub fn charged_micros(&self) -> u64 {
-        self.charged_micros
+    pub fn charged(&self) -> Mean {
+        self.charged
+    }
+}
+
+/// What the runs of an invocation cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mean {
+    /// Time that is charged, in microseconds.
+    pub held_micros: u64,
+    /// CPU time, in microseconds.
+    pub work_micros: u64,
+}
+
+impl Mean {
+    /// Nothing is known yet.
+    const FIRST: Mean = Mean { held_micros: FIRST_CHARGE_MICROS, work_micros: FIRST_CHARGE_MICROS };
+
+    fn of(cost: Cost) -> Mean {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX >> 8);
+        Mean { held_micros: micros(cost.held), work_micros: micros(cost.work) }
+    }
+
+    /// A mean that forgets, so that a build whose actions become small is soon charged so.
+    fn then(self, latest: Mean) -> Mean {
+        let mix = |mean: u64, latest: u64| mean - mean / 4 + latest / 4;
+        Mean {
+            held_micros: mix(self.held_micros, latest.held_micros),
+            work_micros: mix(self.work_micros, latest.work_micros),
+        }
     }
 }
 
@@ -47,7 +80,7 @@ impl Bill {
 struct Turn {
     tenant: String,
     invocation: String,
-    mean_micros: Option<u64>,
+    mean: Option<Mean>,
 }
 
 #[derive(Debug)]
@@ -64,8 +97,23 @@ struct Invocation<T> {
     used_micros: u64,
     running: usize,
     /// Mean cost of its runs, or none yet.
-    mean_micros: Option<u64>,
+    mean: Option<Mean>,
     waiting: BTreeMap<(i32, u64), T>,
+}
+
+impl<T> Tenant<T> {
+    /// Whose turn it is among those of its invocations that may be chosen.
+    fn turn(&self, tenant: &str, may: impl Fn(&Invocation<T>) -> bool) -> Option<Turn> {
+        let lines = self.invocations.iter().filter(|(_, line)| may(line));
+        let (_, invocation, line) = lines
+            .filter_map(|(name, line)| line.waiting.keys().next().copied().map(|first| (first, name, line)))
+            .min_by_key(|((priority, number), _, line)| {
+                // Who would have used least after it, so that a tiny action never waits for a round of heavy ones.
+                let cost = line.mean.unwrap_or(Mean::FIRST).held_micros;
+                (*priority, line.used_micros.saturating_add(cost), *number)
+            })?;
+        Some(Turn { tenant: tenant.to_owned(), invocation: invocation.clone(), mean: line.mean })
+    }
 }
 
 impl<T> Default for FairQueue<T> {
@@ -104,7 +152,7 @@ impl<T> FairQueue<T> {
         let line = owner.invocations.entry(invocation.to_owned()).or_insert_with(|| Invocation {
             used_micros: floor,
             running: 0,
-            mean_micros: None,
+            mean: None,
             waiting: BTreeMap::new(),
         });
         if line.waiting.is_empty() && line.running == 0 {
@@ -141,58 +189,57 @@ impl<T> FairQueue<T> {
     /// Takes the item whose turn it is.
     pub fn pop(&mut self) -> Option<(T, Bill)> {
         let turn = self.turn()?;
-        self.take(turn)
+        self.take(turn, false)
     }
 
-    /// Takes the item whose turn it is, if its invocation's are known to cost no more than so many microseconds.
-    pub fn pop_light(&mut self, micros_max: u64) -> Option<(T, Bill)> {
-        let turn = self.turn()?;
-        turn.mean_micros.filter(|mean| *mean <= micros_max)?;
-        self.take(turn)
+    /// Takes what waits of an invocation whose costs are known to be light enough, whoever's turn it is. It is free.
+    pub fn pop_light(&mut self, is_light: impl Fn(Mean) -> bool) -> Option<(T, Bill)> {
+        let is_light = |line: &Invocation<T>| line.mean.is_some_and(&is_light);
+        let mut owners: Vec<(&String, &Tenant<T>)> =
+            self.tenants.iter().filter(|(_, owner)| owner.waiting > 0).collect();
+        owners.sort_by_key(|(_, owner)| owner.used_micros);
+        let turn = owners.into_iter().find_map(|(tenant, owner)| owner.turn(tenant, is_light))?;
+        self.take(turn, true)
     }
 
     fn turn(&self) -> Option<Turn> {
         let waiting = self.tenants.iter().filter(|(_, owner)| owner.waiting > 0);
         let (tenant, owner) = waiting.min_by_key(|(_, owner)| owner.used_micros)?;
-        let lines = owner.invocations.iter();
-        let (_, invocation, line) = lines
-            .filter_map(|(name, line)| line.waiting.keys().next().copied().map(|first| (first, name, line)))
-            .min_by_key(|((priority, number), _, line)| {
-                // Who would have used least after it, so that a tiny action never waits for a round of heavy ones.
-                let cost = line.mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
-                (*priority, line.used_micros.saturating_add(cost), *number)
-            })?;
-        let (tenant, invocation) = (tenant.clone(), invocation.clone());
-        Some(Turn { tenant, invocation, mean_micros: line.mean_micros })
+        owner.turn(tenant, |_| true)
     }
 
-    fn take(&mut self, Turn { tenant, invocation, mean_micros }: Turn) -> Option<(T, Bill)> {
+    fn take(&mut self, turn: Turn, is_free: bool) -> Option<(T, Bill)> {
+        let Turn { tenant, invocation, mean } = turn;
         let owner = self.tenants.get_mut(&tenant)?;
         let line = owner.invocations.get_mut(&invocation)?;
         let (_, item) = line.waiting.pop_first()?;
-        let charge = mean_micros.unwrap_or(FIRST_CHARGE_MICROS);
-        self.floor_micros = self.floor_micros.max(owner.used_micros);
-        owner.floor_micros = owner.floor_micros.max(line.used_micros);
-        line.used_micros += charge;
+        let charged = mean.unwrap_or(Mean::FIRST);
+        if !is_free {
+            self.floor_micros = self.floor_micros.max(owner.used_micros);
+            owner.floor_micros = owner.floor_micros.max(line.used_micros);
+            line.used_micros += charged.held_micros;
+            owner.used_micros += charged.held_micros;
+        }
         line.running += 1;
-        owner.used_micros += charge;
         owner.running += 1;
         owner.waiting -= 1;
-        Some((item, Bill { tenant, invocation, charged_micros: charge }))
+        Some((item, Bill { tenant, invocation, charged, is_free }))
     }
 
     /// An item that was popped is done and has cost this much.
-    pub fn settle(&mut self, bill: &Bill, cost: Duration) {
-        let cost = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX >> 8);
+    pub fn settle(&mut self, bill: &Bill, cost: Cost) {
+        let cost = Mean::of(cost);
         let Some(owner) = self.tenants.get_mut(&bill.tenant) else { return };
-        let correct = |used: u64| used.saturating_sub(bill.charged_micros).saturating_add(cost);
+        let correct = |used: u64| match bill.is_free {
+            true => used,
+            false => used.saturating_sub(bill.charged.held_micros).saturating_add(cost.held_micros),
+        };
         owner.used_micros = correct(owner.used_micros);
         owner.running = owner.running.saturating_sub(1);
         if let Some(line) = owner.invocations.get_mut(&bill.invocation) {
             line.used_micros = correct(line.used_micros);
             line.running = line.running.saturating_sub(1);
-            // A mean that forgets, so that a build whose actions become small is soon charged so.
-            line.mean_micros = Some(line.mean_micros.map_or(cost, |mean| mean - mean / 4 + cost / 4));
+            line.mean = Some(line.mean.map_or(cost, |mean| mean.then(cost)));
         }
     }
 

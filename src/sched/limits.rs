@@ -56,9 +56,11 @@ pub(super) const IDLE_SHARES_MAX: usize = 1024;
 /// What a run is charged at its start, in microseconds, until it is known what its invocation's runs cost.
 pub(super) const FIRST_CHARGE_MICROS: u64 = 50_000;
 
-/// What costs at most so many microseconds, and half of each that has a slot, may run beside them: a core that it
-/// shares with one of those loses half of its time at the most, and for no longer than a person notices. On a machine
-/// that is full everything takes longer than it should, and what is short by more than what is long: a tiny action that
-/// is a tenth of the others alone is a third of them then.
+/// What takes at most so many microseconds may run beside those that have slots, if it is lighter by far than each of
+/// them: for no longer than a person notices.
 pub(super) const LIGHT_MICROS_MAX: u64 = 100_000;
-pub(super) const LIGHTER_TIMES: u64 = 2;
+/// Lighter by far is what has half of the work, or a quarter of the time: a core that it shares with a heavy one loses
+/// half of its time at the most. On a full machine everything takes longer than it should, and what is short by more
+/// than what is long, so that times tell less than CPU times; and what sleeps has no CPU time.
+pub(super) const LESS_WORK_TIMES: u64 = 2;
+pub(super) const SHORTER_TIMES: u64 = 4;

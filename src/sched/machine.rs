@@ -1,8 +1,8 @@
 //! Runs and the operations that wait for them, as a machine of events and effects. Time is given to it.
 
-use super::fair::{Bill, FairQueue, Ticket};
-use super::limits::{LIGHT_MICROS_MAX, LIGHTER_TIMES, SchedulerLimits};
-use super::types::{Accepted, Effect, Ending, Leaving, OperationId, Refusal, RunId, Submission};
+use super::fair::{Bill, FairQueue, Mean, Ticket};
+use super::limits::{LESS_WORK_TIMES, LIGHT_MICROS_MAX, SHORTER_TIMES, SchedulerLimits};
+use super::types::{Accepted, Cost, Effect, Ending, Leaving, OperationId, Refusal, RunId, Submission};
 use crate::action::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub struct Scheduler {
     limits: SchedulerLimits,
     slots: usize,
     /// What has a slot, with what it was charged.
-    running: BTreeMap<RunId, u64>,
+    running: BTreeMap<RunId, Mean>,
     draining: bool,
     next_run: u64,
     queue: FairQueue<RunId>,
@@ -176,7 +176,7 @@ impl Scheduler {
         &mut self,
         now: Duration,
         run: RunId,
-        cost: Duration,
+        cost: Cost,
         weight_bytes: u64,
         effects: &mut Vec<Effect>,
     ) -> Vec<OperationId> {
@@ -346,7 +346,7 @@ impl Scheduler {
     fn dispatch(&mut self, effects: &mut Vec<Effect>) {
         while let Some((id, bill)) = self.turn() {
             if let Some(run) = self.runs.get_mut(&id) {
-                self.running.insert(id, bill.charged_micros());
+                self.running.insert(id, bill.charged());
                 run.phase = Phase::Started(bill);
                 effects.push(Effect::Start { run: id, may_use_cache: !run.fresh });
             }
@@ -359,8 +359,17 @@ impl Scheduler {
         if self.running.len() < self.slots {
             return self.queue.pop();
         }
-        let lightest = self.running.values().min().filter(|_| self.running.len() == self.slots)?;
-        self.queue.pop_light((lightest / LIGHTER_TIMES).min(LIGHT_MICROS_MAX))
+        let running = &self.running;
+        if running.is_empty() || running.len() > self.slots {
+            return None;
+        }
+        self.queue.pop_light(|light| {
+            light.held_micros <= LIGHT_MICROS_MAX
+                && running.values().all(|heavy| {
+                    light.work_micros <= heavy.work_micros / LESS_WORK_TIMES
+                        || light.held_micros <= heavy.held_micros / SHORTER_TIMES
+                })
+        })
     }
 
     fn unmerge(&mut self, id: RunId) {

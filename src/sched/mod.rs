@@ -23,7 +23,7 @@ mod types;
 pub use fair::FairQueue;
 pub use limits::SchedulerLimits;
 pub use machine::Scheduler;
-pub use types::{Accepted, Effect, Ending, Leaving, OperationId, Refusal, RunId, Submission};
+pub use types::{Accepted, Cost, Effect, Ending, Leaving, OperationId, Refusal, RunId, Submission};
 
 #[cfg(test)]
 mod tests;

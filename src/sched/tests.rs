@@ -47,6 +47,10 @@ impl Bench {
     }
 
     fn finish(&mut self, run: RunId, cost: Duration) -> Vec<OperationId> {
+        self.end(run, Cost { held: cost, work: cost })
+    }
+
+    fn end(&mut self, run: RunId, cost: Cost) -> Vec<OperationId> {
         self.scheduler.finished(seconds(1), run, cost, 10, &mut self.effects)
     }
 }
@@ -324,6 +328,34 @@ fn a_light_action_runs_beside_heavy_ones_and_only_one() {
     assert_eq!(bench.started().len(), 1, "two that have slots, and none of those that wait is light");
 }
 
+/// On a full machine a tiny action takes a good part of the time that a heavy one takes: its work tells them apart. One
+/// that sleeps has no work, and is told apart by its time.
+#[test]
+fn what_is_light_is_known_by_its_work_or_by_its_time() {
+    let ms = Duration::from_millis;
+    let light = Cost { held: ms(8), work: ms(2) };
+    for (heavy, beside) in [
+        (Cost { held: ms(15), work: ms(7) }, true),
+        (Cost { held: ms(15), work: ms(3) }, false),
+        (Cost { held: ms(40), work: ms(1) }, true),
+        (Cost { held: ms(20), work: ms(1) }, false),
+    ] {
+        let mut bench = Bench::new(1);
+        let of = |operation: u128, invocation: &str| Submission {
+            invocation: invocation.to_owned(),
+            ..request(operation, &operation.to_string())
+        };
+        for (operation, invocation, cost) in [(1, "heavy", heavy), (2, "light", light)] {
+            let run = bench.submit(of(operation, invocation)).run;
+            bench.end(run, cost);
+        }
+        bench.submit(of(3, "heavy"));
+        bench.started();
+        bench.submit(of(4, "light"));
+        assert_eq!(!bench.started().is_empty(), beside, "{heavy:?}");
+    }
+}
+
 #[test]
 fn tenants_share_alike_however_many_builds_they_have() {
     let mut bench = Bench::new(0);
@@ -415,7 +447,7 @@ proptest! {
                 }
                 Step::Finish(index) if !running.is_empty() => {
                     let run = running.remove(pick(index, running.len()));
-                    let over = bench.scheduler.finished(now, run, seconds(1), 1, &mut bench.effects);
+                    let over = bench.scheduler.finished(now, run, Cost::default(), 1, &mut bench.effects);
                     for operation in over {
                         *ended.entry(operation).or_insert(0) += 1;
                     }

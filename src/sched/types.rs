@@ -1,6 +1,7 @@
 //! What the scheduler is asked, and what it answers.
 
 use crate::action::Digest;
+use std::time::Duration;
 
 /// Names an operation. Drawn at random by whoever submits it: it is what clients hold, and nobody shall guess it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -9,6 +10,15 @@ pub struct OperationId(pub u128);
 /// Names a run, in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u64);
+
+/// What a run cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// How long it had its slot, or the CPU time of its command if that is more: what it is charged.
+    pub held: Duration,
+    /// CPU time of everything that was done for it: on a full machine that is known far better than the time it takes.
+    pub work: Duration,
+}
 
 /// A request.
 #[derive(Clone, Debug)]

@@ -20,7 +20,7 @@ use super::status;
 use crate::exec::executor::{Cancel, Executor, Job};
 use crate::failpoint;
 use crate::sched::{
-    Effect, Ending, Leaving, OperationId, Refusal, RunId, Scheduler, SchedulerLimits, Submission,
+    Cost, Effect, Ending, Leaving, OperationId, Refusal, RunId, Scheduler, SchedulerLimits, Submission,
 };
 use fulgurite_proto::google::rpc;
 use std::collections::{HashMap, VecDeque};
@@ -391,7 +391,7 @@ impl Engine {
     }
 
     /// A run is over.
-    pub(super) fn finished(&self, run: RunId, cost: Duration, done: Done) {
+    pub(super) fn finished(&self, run: RunId, cost: Cost, done: Done) {
         let weight = done.result.as_ref().map_or(0, bytes::Bytes::len) as u64;
         let done = Progress::Done(Arc::new(done));
         let mut effects = Vec::new();

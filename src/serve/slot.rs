@@ -10,7 +10,8 @@ use crate::action::{Timeline, encode};
 use crate::exec::executor::{Execution, Job, Verdict, Watch};
 use crate::failpoint;
 use crate::observe;
-use crate::sched::RunId;
+use crate::sched::{Cost, RunId};
+use rustix::time::{ClockId, clock_gettime};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use tonic::Code;
 pub(super) fn work(engine: &Engine, slot: usize, is_beside: bool) {
     observe::enter_slot(slot);
     while let Some(assignment) = engine.next(is_beside) {
-        let began = Instant::now();
+        let (began, worked) = (Instant::now(), thread_cpu());
         let run = assignment.run;
         // A slot that is lost by a bug in one action would be missed by all others.
         let performed = catch_unwind(AssertUnwindSafe(|| perform(engine, &assignment)));
@@ -30,10 +31,16 @@ pub(super) fn work(engine: &Engine, slot: usize, is_beside: bool) {
             (Done { message: status.message.clone(), status, ..Done::default() }, Duration::ZERO)
         });
         // A slot is held while inputs are staged and while a command sleeps: that counts as well as CPU time.
-        engine.finished(run, used.max(began.elapsed()), done);
+        let cost = Cost { held: used.max(began.elapsed()), work: used + thread_cpu().saturating_sub(worked) };
+        engine.finished(run, cost, done);
         // Here and below a test can only ask for death.
         let _ = failpoint::hit("serve.answered");
     }
+}
+
+/// CPU time of this thread so far.
+fn thread_cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 struct Announce<'a> {
