@@ -4,6 +4,11 @@
 //! ([`super::sweep_stale`]); where our own processes had to make room, they are moved back before the place
 //! is given up. Dropping a tree tries once to remove it and never waits: [`CgroupTree::destroy`] does.
 //!
+//! Weight: the kernel shares a group's weight out over all processors on which it has something to run. With the usual
+//! weight all actions together would count like one process, and each of them on 64 processors like a 64th of the
+//! daemon's thread beside it. So the top weighs as many times as much as there are processors for us: then each
+//! action weighs what its process would without any groups (sched-design-CFS, "Group scheduler extensions to CFS").
+//!
 //! Limits: where the place has to be evacuated ([`super::Room::Evacuate`]) a process can have one tree at a
 //! time. On a v2 root without systemd the controllers that were enabled for children stay enabled.
 
@@ -14,7 +19,7 @@ use std::sync::Arc;
 use super::node::{self, Branch, Cgroup, Patience};
 use super::{
     CgroupError, CgroupHost, Controller, Place, ProcessIdentity, Room, Slot, parse, place, process, sweep,
-    tree_name,
+    tree_name, v1, v2,
 };
 
 /// The leaf for our own processes.
@@ -65,9 +70,11 @@ impl CgroupTree {
             let top = without_controllers(parent.child(&tree.name)?)?;
             let v2 = tree.v2.insert(V2Top { top, controllers: place.controllers.clone(), evacuation: None });
             v2.settle(&parent, place)?;
+            weigh(&v2.top, "cpu.weight", v2::WEIGHT_MAX, super::CPU_WEIGHT_DEFAULT.into());
         }
         for place in &host.v1 {
             let top = without_controllers(Cgroup::place(&place.dir)?.child(&tree.name)?)?;
+            weigh(&top, "cpu.shares", v1::SHARES_MAX, v1::SHARES_DEFAULT);
             tree.v1.push((top, place.controllers.clone()));
         }
         Ok(tree)
@@ -178,6 +185,16 @@ fn without_controllers(fresh: Cgroup<node::Fresh>) -> Result<Cgroup<Branch>, Cgr
         let _ = fresh.remove(Patience::Once);
         error
     })
+}
+
+/// Gives a top directory the weight of `usual` for each processor, where it has such a file.
+fn weigh(top: &Cgroup<Branch>, file: &str, max: u32, usual: u32) {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let weight = u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(usual).min(max);
+    if weight != usual && top.has(file) {
+        // Nobody asked for it: without it all works, and waits longer for a processor.
+        let _ = top.write(file, &weight.to_string());
+    }
 }
 
 fn check_label(label: &str) -> Result<(), CgroupError> {

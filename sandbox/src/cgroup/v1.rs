@@ -44,11 +44,16 @@ pub(super) fn settings(old: Option<&Limits>, new: &Limits) -> Vec<Setting> {
     list
 }
 
+/// The kernel's default of `cpu.shares`.
+pub(super) const SHARES_DEFAULT: u32 = 1024;
+/// The most that it takes (`MAX_SHARES` in kernel/sched/sched.h).
+pub(super) const SHARES_MAX: u32 = 1 << 18;
+
 /// The value of `cpu.shares` for a weight.
 pub(super) fn shares(weight: Option<u16>) -> String {
     let weight = u32::from(weight.unwrap_or(super::CPU_WEIGHT_DEFAULT));
     // 2 is the least that the kernel takes.
-    (weight * 1024 / u32::from(super::CPU_WEIGHT_DEFAULT)).max(2).to_string()
+    (weight * SHARES_DEFAULT / u32::from(super::CPU_WEIGHT_DEFAULT)).max(2).to_string()
 }
 
 fn memory(list: &mut Vec<Setting>, bytes: Option<u64>, raise: bool) {

@@ -14,6 +14,9 @@
 use super::setting::Setting;
 use super::{CPU_PERIOD_US, Controller, Limits};
 
+/// The most that `cpu.weight` takes (cgroup-v2.rst).
+pub(super) const WEIGHT_MAX: u32 = 10_000;
+
 /// The settings that a new action leaf gets once.
 pub(super) fn initial() -> Vec<Setting> {
     vec![Setting::new("memory_bytes_max", Controller::Memory, "memory.oom.group", "1".into()).optional()]

@@ -47,6 +47,27 @@ fn limits_read_back() {
     bench.finish();
 }
 
+/// All actions together weigh as many processes as there are processors, or each would weigh a fraction of one.
+#[test]
+fn the_tree_weighs_as_much_as_its_processors_can_run() {
+    let Some(bench) = Bench::new("the_tree_weighs_as_much_as_its_processors_can_run", |host| vec![&host.cpu])
+    else {
+        return;
+    };
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let tops = bench.tree().paths();
+    let read = |file: &str| {
+        let text = tops.iter().find_map(|top| std::fs::read_to_string(top.join(file)).ok())?;
+        text.trim().parse::<usize>().ok()
+    };
+    let (shares, weight) = (read("cpu.shares"), read("cpu.weight"));
+    let expected =
+        (shares.map(|_| (1024 * processors).min(1 << 18)), weight.map(|_| (100 * processors).min(10_000)));
+    assert_eq!((shares, weight), expected);
+    assert!(shares.or(weight).is_some(), "neither file is there: {tops:?}");
+    bench.finish();
+}
+
 #[test]
 fn swap_is_off_under_a_memory_limit() {
     let Some(bench) = Bench::new("swap_is_off_under_a_memory_limit", |host| vec![&host.memory]) else {
