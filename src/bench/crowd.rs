@@ -1,11 +1,13 @@
 //! Clients that keep a daemon busy while another one is measured.
 //!
 //! Each has a connection and a build of its own, and sends one action after the other, each with a new input root. They
-//! are as cheap as they can be, since clients would be on other machines: of a root only one name is encoded anew.
+//! are as cheap as they can be, since clients would be on other machines: of a root only one name is encoded anew, and
+//! their thread gives way to the daemon, its actions, and the client that is measured.
 use super::error::BenchError;
 use super::prepared::{FUNCTION, Others, Prepared, RootState};
 use super::reapi::check;
 use crate::remote::Remote;
+use crate::stage::root::{LowPriority, priority};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -32,6 +34,7 @@ impl Crowd {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (address, stopped, count) = (address.to_owned(), stop.clone(), done.clone());
         let work = move || {
+            let _low = LowPriority::enter(priority::STAGING);
             let tokio = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
