@@ -160,6 +160,17 @@ impl Cancel {
     }
 }
 
+/// The start of a persistent worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerStart {
+    /// What kind of worker.
+    pub kind: String,
+    /// Until its first answer, or so far.
+    pub took: Duration,
+    /// Whether it has answered.
+    pub is_over: bool,
+}
+
 /// Runs actions.
 pub trait Executor: Send + Sync {
     /// Runs one, and blocks until it and all that it started has ended.
@@ -171,6 +182,17 @@ pub trait Executor: Send + Sync {
     /// Its persistent workers, if it keeps any.
     fn workers(&self) -> Option<&Workers> {
         None
+    }
+
+    /// The kind of persistent worker that would have to be started for an action; `None`: it can begin at once.
+    fn cold_worker(&self, _: &Job) -> Option<String> {
+        None
+    }
+
+    /// How long workers took from their start to their first answer: those that came to it since the last call, and
+    /// those that are on their way.
+    fn worker_starts(&self) -> Vec<WorkerStart> {
+        Vec::new()
     }
 
     /// What it counts, by name; for status.

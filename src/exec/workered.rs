@@ -8,9 +8,10 @@
 //! ```
 //! Invariant: the command that runs by itself is the client's, unchanged.
 
-use super::executor::{Cancel, Execution, Executor, Job, Verdict, Watch};
+use super::executor::{Cancel, Execution, Executor, Job, Verdict, Watch, WorkerStart};
 use super::sandboxed::{Sandboxed, now};
 use crate::action::{ActionResult, Digest, DigestFunction, PersistentWorker, Timeline};
+use crate::worker::job::mnemonic;
 use crate::worker::wanted::{Wanted, wanted};
 use crate::worker::{WorkerDone, WorkerEnd, WorkerJob, Workers};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -227,6 +228,16 @@ impl Executor for Workered {
 
     fn workers(&self) -> Option<&Workers> {
         Some(&self.workers)
+    }
+
+    fn cold_worker(&self, job: &Job) -> Option<String> {
+        let wanted = wanted(job.platform()).ok()??;
+        let kind = mnemonic(job, &wanted);
+        (!self.workers.is_warm(&kind)).then_some(kind)
+    }
+
+    fn worker_starts(&self) -> Vec<WorkerStart> {
+        self.workers.take_starts()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

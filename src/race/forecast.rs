@@ -7,8 +7,8 @@
 //! none, never a panic.
 
 use super::limits::{
-    EXPLORE_EACH, FAMILIES_MAX, FAMILY_SAMPLES, MNEMONIC_BYTES_MAX, MNEMONIC_SAMPLES, MNEMONICS_MAX,
-    SAMPLES_MIN,
+    BUILDS_MAX, EXPLORE_EACH, FAMILIES_MAX, FAMILY_SAMPLES, MNEMONIC_BYTES_MAX, MNEMONIC_SAMPLES,
+    MNEMONICS_MAX, SAMPLES_MIN,
 };
 use super::sketch::{Quantiles, Ring};
 use std::collections::{BTreeMap, HashMap};
@@ -78,6 +78,17 @@ impl Key {
             Some((mnemonic, family)) => Some(Key::new(mnemonic, Some(u64::from_str_radix(family, 16).ok()?))),
             None => Some(Key::new(text, None)),
         }
+    }
+
+    /// Of the starts of persistent workers of a kind, which are measured as what runs here.
+    fn of_starts(kind: &str) -> Self {
+        Key::new(&format!("\u{1}start {kind}"), None)
+    }
+
+    /// Of what actions of this kind cost there, each: measured as what runs there, by as many as run at a time.
+    #[must_use]
+    pub fn of_pace(&self) -> Self {
+        Key::new(&format!("\u{1}pace {}", self.mnemonic), None)
     }
 
     fn of_mnemonic(&self) -> Key {
@@ -202,6 +213,8 @@ pub struct Memory {
     by_use: [BTreeMap<u64, Key>; 2],
     uses: u64,
     plans: u64,
+    /// Actions of builds.
+    builds: HashMap<String, u64>,
     removed: Vec<Key>,
 }
 
@@ -220,6 +233,32 @@ impl Memory {
             answer: own.answer.or(general.answer),
             hit_rate: if own.answer.is_some() { own.hit_rate } else { general.hit_rate },
         }
+    }
+
+    /// What nine of ten workers of a kind needed from their start to their first answer, if any was seen.
+    #[must_use]
+    pub fn start(&self, kind: &str) -> Option<Duration> {
+        let kept = self.kept.get(&Key::of_starts(kind))?;
+        Some(kept.record.local.quantiles(1)?.at(0.9))
+    }
+
+    /// A worker of a kind has answered for the first time so long after its start, or has not yet.
+    pub fn started(&mut self, kind: &str, took: Duration, is_over: bool) {
+        // A start that goes on is seen again and again: what it says is said by its last doubling.
+        if is_over || self.start(kind).is_none_or(|known| took > 2 * known) {
+            self.add(&Key::of_starts(kind), Measure::Local, took);
+        }
+    }
+
+    /// One more action of a build. Gives how many there were before.
+    pub fn count(&mut self, build: &str) -> u64 {
+        if self.builds.len() >= BUILDS_MAX && !self.builds.contains_key(build) {
+            // A count that begins anew is too low for a while, and nothing worse.
+            self.builds.clear();
+        }
+        let count = self.builds.entry(build.to_owned()).or_default();
+        *count += 1;
+        *count - 1
     }
 
     /// Whether the next plan shall measure both sides.
@@ -321,6 +360,20 @@ mod tests {
     fn near(found: Option<Quantiles>, millis: u64) {
         let found = found.unwrap().at(0.5);
         assert!(found > ms(millis * 99 / 100) && found < ms(millis * 101 / 100), "{found:?} for {millis} ms");
+    }
+
+    #[test]
+    fn a_start_that_goes_on_is_known_by_how_long_it_has() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.start("javac"), None);
+        for millis in 1..=1000 {
+            memory.started("javac", ms(millis), false);
+        }
+        let known = memory.start("javac").unwrap();
+        assert!(ms(500) <= known && known <= ms(1000), "{known:?}");
+        memory.started("javac", ms(1200), true);
+        assert!(memory.start("javac").unwrap() > ms(1190));
+        assert_eq!((memory.count("a"), memory.count("a"), memory.count("b")), (0, 1, 0));
     }
 
     #[test]

@@ -55,3 +55,6 @@ pub const STRATEGIES_MAX: usize = 16;
 /// How long a remote execution that lost may go on to fill its cache: longer than most actions take, short enough that
 /// a peer that never answers holds no thread for hours.
 pub const FILL_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// Builds whose actions are counted at a time.
+pub const BUILDS_MAX: usize = 64;

@@ -12,6 +12,7 @@
 //! | [`knobs`] | Bazel's options under their names, and ours; pure |
 //! | [`gate`], [`admission`] | which waiting local branch enters next; pure, and its shell |
 //! | [`sketch`], [`forecast`] | measured durations by mnemonic and family; pure |
+//! | [`cold`] | whether a worker that has to be started is worth it; pure |
 //! | [`history`] | keeps them across restarts |
 //! | [`drive`], [`branch`], [`mailbox`], [`reaper`] | threads, the claim, who outlives a race for a while |
 //! | [`executor`] | the whole as an executor: this machine against a cluster |
@@ -25,6 +26,7 @@
 
 pub mod admission;
 pub mod branch;
+pub mod cold;
 pub mod drive;
 pub mod executor;
 pub mod forecast;

@@ -12,11 +12,14 @@
 //! | `auto` | local if slower than nine of ten, and than local | at once, if it has a chance | once it likely wins |
 //!
 //! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`: mostly one side starts,
-//! and the other comes in when it is late. Of any two sides one has a chance of half, and starts at once.
+//! and the other comes in when it is late. Of any two sides one has a chance of half, and starts at once. A persistent
+//! worker that would have to be started counts with its start, unless the build is likely to get that back.
 
+use super::cold::Cold;
 use super::forecast::Forecast;
 use super::knobs::{Delay, Knobs, LocalStrategy};
 use super::limits::{HOLD_MAX, QUIET_WITHIN, SILENCE};
+use super::sketch::Quantiles;
 use super::step::Rules;
 use std::time::Duration;
 
@@ -151,6 +154,8 @@ pub struct Situation {
     pub local_wait: Duration,
     /// This action shall measure both sides, whatever is foreseen.
     pub explore: bool,
+    /// The local branch needs a persistent worker that is not there yet, if enough is known of such starts.
+    pub cold: Option<Cold>,
 }
 
 /// How an action is run.
@@ -262,24 +267,33 @@ fn race(mnemonic: &str, remote: RemoteAbility, knobs: &Knobs, situation: &Situat
 }
 
 fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan {
-    let Situation { forecast, local_wait, .. } = situation;
+    let Situation { local_wait, .. } = situation;
+    let mut forecast = situation.forecast;
+    // A worker is not started for the sake of one action, or of a measurement, before one has waited for as long as
+    // that would take.
+    let idle_start = situation.cold.filter(|cold| !cold.pays()).map(|cold| cold.start);
+    if let Some(start) = idle_start {
+        let warm = forecast.local.or(forecast.remote).unwrap_or(Quantiles::exactly(Duration::ZERO));
+        forecast.local = Some(warm.plus(&Quantiles::exactly(start)));
+    }
+    let (explore, least) = (situation.explore && idle_start.is_none(), idle_start.unwrap_or_default());
     // Of ten downloads one is slow by this measure, and is over soon all the same: local has to have the time to be
     // faster than what is left, which is likely as long as what has passed.
     let usual = forecast.local.map_or(SILENCE, |local| local.at(0.5));
     let hit = forecast.fetch.map_or(Delay::BAZEL, |fetch| fetch.at(0.9).max(usual)).min(HOLD_MAX);
     let mut miss = Duration::ZERO;
     let mut execute_after = Duration::ZERO;
-    if let (Some(local), Some(remote), false) = (&forecast.local, &forecast.remote, situation.explore)
+    if let (Some(local), Some(remote), false) = (&forecast.local, &forecast.remote, explore)
         && ability == RemoteAbility::Execute
     {
-        miss = local.hold_against(remote, *local_wait, chance).min(HOLD_MAX);
+        miss = local.hold_against(remote, *local_wait, chance).max(least).min(HOLD_MAX);
         // A full machine is no reason to trust it: who waits for a place may wait longer.
         if local_wait.is_zero() {
             execute_after = remote.hold_against(local, Duration::ZERO, chance).min(HOLD_MAX);
         }
     }
     let silence = match (&forecast.local, &forecast.answer) {
-        (Some(local), Some(answer)) if !situation.explore => {
+        (Some(local), Some(answer)) if !explore => {
             // What the remote needs from the beginning, if it goes as it mostly does.
             let hits = forecast.hit_rate >= 0.5 || ability == RemoteAbility::CacheOnly;
             let rest = if hits { forecast.fetch } else { forecast.remote };
@@ -294,7 +308,7 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
     let silence =
         if forecast.answer.is_some() && forecast.hit_rate >= 0.5 { silence.max(usual) } else { silence };
     Plan {
-        local: LocalStart::OnAnswer { miss, hit, silence: silence.min(HOLD_MAX) },
+        local: LocalStart::OnAnswer { miss, hit, silence: silence.max(least).min(HOLD_MAX) },
         remote: RemoteStart::AtOnce { execute_after },
     }
 }

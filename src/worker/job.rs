@@ -123,17 +123,17 @@ pub struct Manner {
 }
 
 /// The action's kind: what it says of its workers, else what it says of itself, else its program.
-fn mnemonic(work: &WorkerJob<'_>) -> String {
-    let program = work.job.command.arguments.first().map_or("", String::as_str);
+pub fn mnemonic(job: &Job, wanted: &Wanted) -> String {
+    let program = job.command.arguments.first().map_or("", String::as_str);
     let program = program.rsplit('/').next().unwrap_or(program);
-    let own = Some(&work.job.mnemonic).filter(|mnemonic| !mnemonic.is_empty());
-    work.wanted.mnemonic.as_ref().or(own).map_or_else(|| program.to_owned(), Clone::clone)
+    let own = Some(&job.mnemonic).filter(|mnemonic| !mnemonic.is_empty());
+    wanted.mnemonic.as_ref().or(own).map_or_else(|| program.to_owned(), Clone::clone)
 }
 
 /// Splits an action.
 pub(super) fn prepare(work: &WorkerJob<'_>, cas: &Cas, manner: &Manner) -> Result<Prepared, NoWorker> {
     let command = &work.job.command;
-    let mnemonic = mnemonic(work);
+    let mnemonic = mnemonic(work.job, &work.wanted);
     let failed = |why| NoWorker::Arguments { mnemonic: mnemonic.clone(), why };
     let verbosity = manner.verbosity;
     let Wanted { protocol, declared, cancels, .. } = &work.wanted;

@@ -19,8 +19,9 @@ mod seen;
 pub use options::{Place, RacingOptions, RemoteUse};
 
 use super::admission::LocalGate;
+use super::cold::Cold;
 use super::drive::{Course, Finished, Race, run};
-use super::forecast::{Key, Measure, Memory};
+use super::forecast::{Forecast, Key, Measure, Memory};
 use super::gate::Request;
 use super::history::{History, HistoryError};
 use super::knobs::LocalStrategy;
@@ -33,12 +34,12 @@ use super::step::{CacheAnswer, Outcome};
 use crate::action::{ActionResult, RaceSummary};
 use crate::cas::Cas;
 use crate::commit::{ClaimCell, Claims, Side};
-use crate::exec::executor::{Cancel, Execution, Executor, Job, Placement, Verdict, Watch};
+use crate::exec::executor::{Cancel, Execution, Executor, Job, Placement, Verdict, Watch, WorkerStart};
 use crate::remote::{Cluster, RemoteJob};
 use local::{Sandbox, Stash};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -59,6 +60,8 @@ pub struct Racing {
     history: Option<History>,
     any_hit: AtomicBool,
     races: AtomicU64,
+    /// Races that go on.
+    running: AtomicUsize,
     /// Last, so that all that uses it is gone before.
     runtime: Arc<Runtime>,
 }
@@ -103,6 +106,7 @@ impl Racing {
             history,
             any_hit: AtomicBool::new(false),
             races: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
             runtime,
         })
     }
@@ -137,7 +141,7 @@ impl Racing {
         }
     }
 
-    fn choice(&self, job: &Job, key: &Key) -> Result<Choice, String> {
+    fn choice(&self, job: &Job, key: &Key, cold_worker: Option<&str>) -> Result<Choice, String> {
         let place = self.place(job);
         let facts = Facts {
             mnemonic: &job.mnemonic,
@@ -155,6 +159,8 @@ impl Racing {
         let situation = {
             let mut memory = self.memory();
             let forecast = memory.forecast(key);
+            let so_far = memory.count(&job.invocation);
+            let cold = cold_worker.and_then(|kind| self.cold(&mut memory, key, kind, &forecast, so_far));
             let mean = forecast.local.map_or(Duration::ZERO, |local| local.at(0.5));
             Situation {
                 breaker: match (self.cluster.is_taken_to_be_gone(), self.cluster.is_trial_due()) {
@@ -166,6 +172,7 @@ impl Racing {
                 any_hit: self.any_hit.load(Ordering::Relaxed),
                 local_wait: self.gate.likely_wait(mean),
                 explore: memory.explore(),
+                cold,
                 forecast,
             }
         };
@@ -178,6 +185,25 @@ impl Racing {
             choice.rules.plan = fallback(choice.rules.plan);
         }
         Ok(choice)
+    }
+
+    /// What is known where a worker of this kind would have to be started.
+    fn cold(
+        &self,
+        memory: &mut Memory,
+        key: &Key,
+        kind: &str,
+        forecast: &Forecast,
+        so_far: u64,
+    ) -> Option<Cold> {
+        let slots = u32::try_from(self.local.slots().max(1)).unwrap_or(u32::MAX);
+        Some(Cold {
+            start: memory.start(kind)?,
+            // What nobody has seen is taken to be as fast as the remote.
+            here: forecast.local.or(forecast.remote)?.at(0.5) / slots,
+            there: memory.forecast(&key.of_pace()).remote?.at(0.5),
+            so_far,
+        })
     }
 
     fn race(&self, job: &Job, cancel: &Cancel, choice: &Choice) -> (Ran, Stash) {
@@ -247,9 +273,13 @@ impl Racing {
         execution
     }
 
-    /// What the race says of such actions.
-    fn learn(&self, key: &Key, report: &Report) {
+    /// What the race says of such actions, of which so many went on at a time.
+    fn learn(&self, key: &Key, report: &Report, at_a_time: usize, was_cold: bool) {
+        let starts = self.local.worker_starts();
         let mut memory = self.memory();
+        for WorkerStart { kind, took, is_over } in starts {
+            memory.started(&kind, took, is_over);
+        }
         if let Some((answer, at)) = report.answer {
             let is_hit = matches!(answer, CacheAnswer::Hit);
             memory.add(key, if is_hit { Measure::Hit } else { Measure::Miss }, at);
@@ -269,9 +299,18 @@ impl Racing {
                 Side::Remote => report.answer.map(|(_, at)| at).or(branch.started_at),
             };
             let Some(from) = from else { continue };
+            // With the start of a worker in it, it says nothing of those that come after.
+            if side == Side::Local && was_cold {
+                continue;
+            }
             match (branch.end, branch.ended_at) {
                 (Some(super::step::End::Ready), Some(ended)) => {
-                    memory.add(key, what, ended.saturating_sub(from));
+                    let took = ended.saturating_sub(from);
+                    memory.add(key, what, took);
+                    if what == Measure::Remote {
+                        let share = took / u32::try_from(at_a_time.max(1)).unwrap_or(u32::MAX);
+                        memory.add(&key.of_pace(), what, share);
+                    }
                 }
                 // It would have taken longer.
                 _ => memory.at_least(key, what, report.returned_at.saturating_sub(from)),
@@ -375,7 +414,8 @@ fn summary(report: &Report) -> RaceSummary {
 impl Executor for Racing {
     fn execute(&self, job: &Job, cancel: &Cancel, watch: &dyn Watch) -> Execution {
         let key = Self::key(job);
-        let choice = match self.choice(job, &key) {
+        let cold_worker = self.local.cold_worker(job);
+        let choice = match self.choice(job, &key, cold_worker.as_deref()) {
             Ok(choice) => choice,
             Err(why) => {
                 return Execution {
@@ -387,9 +427,11 @@ impl Executor for Racing {
         // Told once and here: two branches may start, and a loser may outlive the call.
         watch.started(&crate::action::Timeline { queued: Some(job.queued), ..Default::default() });
         let began_us = crate::observe::now_us();
+        self.running.fetch_add(1, Ordering::Relaxed);
         let (finished, stash) = self.race(job, cancel, &choice);
+        let at_a_time = self.running.fetch_sub(1, Ordering::Relaxed);
         seen::tell(job, began_us, &finished.report);
-        self.learn(&key, &finished.report);
+        self.learn(&key, &finished.report, at_a_time, cold_worker.is_some());
         let winner = finished.report.winner();
         let execution = self.conclude(job, finished, &stash);
         self.fill(job, &execution, winner);

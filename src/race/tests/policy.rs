@@ -1,5 +1,6 @@
 //! What is chosen, for which action.
 
+use crate::race::cold::Cold;
 use crate::race::forecast::{Forecast, Key, Measure, Memory};
 use crate::race::knobs::{Delay, KnobError, Knobs, LocalStrategy, RemoteStrategy};
 use crate::race::limits::SILENCE;
@@ -164,6 +165,24 @@ fn who_is_foreseen_to_lose_comes_in_when_the_other_is_late() {
     let nothing_known = chosen(&facts("Javac", &[]), &Knobs::default(), &Situation::default()).rules.plan;
     assert!(matches!(nothing_known.local, LocalStart::OnAnswer { miss: Duration::ZERO, .. }));
     assert_eq!(nothing_known.remote, BOTH);
+}
+
+/// What a worker's start would cost counts where it is not got back; and it is not started to measure something.
+#[test]
+fn a_worker_is_started_where_that_pays() {
+    let exactly = |millis| Some(Quantiles::exactly(ms(millis)));
+    let forecast = Forecast { local: exactly(60), remote: exactly(110), ..Forecast::default() };
+    let held = |there: u64, so_far: u64, explore: bool| {
+        let cold = Cold { start: ms(1200), here: ms(60), there: ms(there), so_far };
+        let situation = Situation { forecast, explore, cold: Some(cold), ..Situation::default() };
+        match chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan.local {
+            LocalStart::OnAnswer { miss, .. } => miss,
+            other => panic!("{other:?}"),
+        }
+    };
+    // A fast remote: local comes in when that has taken as long as the start would.
+    assert_eq!((held(28, 0, false), held(28, 0, true)), (ms(1200), ms(1200)));
+    assert_eq!((held(190, 0, false), held(28, 500, false)), (ms(0), ms(0)));
 }
 
 #[test]

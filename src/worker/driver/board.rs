@@ -4,16 +4,20 @@ use super::Inner;
 use super::process::{Order, Process};
 use super::ticket::{Note, Ticket};
 use super::{seen, start};
+use crate::exec::executor::WorkerStart;
 use crate::observe;
 use crate::worker::machine::{Effect, Event, Machine, PoolLimits, RequestEnd, RequestId, WorkerId};
 use crate::worker::wire::{WorkRequest, WorkResponse};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Stack of a worker's own thread: it holds plans of sandboxes, no recursion.
 const STACK_BYTES: usize = 512 << 10;
+
+/// Starts of workers that are remembered for whoever asks.
+const STARTS_MAX: usize = 64;
 
 /// A request in a worker.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +33,10 @@ pub(super) struct Board {
     pub processes: HashMap<WorkerId, Arc<Process>>,
     pub tickets: HashMap<RequestId, Arc<Ticket>>,
     flights: HashMap<(WorkerId, i32), Flight>,
+    /// Workers that have not answered anything yet, and when they were begun.
+    begun: HashMap<WorkerId, Instant>,
+    /// Those that have, since somebody asked.
+    starts: Vec<WorkerStart>,
     /// Of workers that live; each ends by itself when its worker is gone.
     pub threads: BTreeMap<WorkerId, JoinHandle<()>>,
     /// When the timer will wake.
@@ -43,10 +51,32 @@ impl Board {
             processes: HashMap::new(),
             tickets: HashMap::new(),
             flights: HashMap::new(),
+            begun: HashMap::new(),
+            starts: Vec::new(),
             threads: BTreeMap::new(),
             planned: None,
             ended: false,
         }
+    }
+
+    /// Starts that are over since the last call, and those that are under way.
+    pub fn take_starts(&mut self) -> Vec<WorkerStart> {
+        let mut starts = std::mem::take(&mut self.starts);
+        for (id, begun) in &self.begun {
+            let launch = self.processes.get(id).map(|process| &process.launch);
+            starts.extend(launch.map(|launch| WorkerStart {
+                kind: launch.mnemonic.clone(),
+                took: begun.elapsed(),
+                is_over: false,
+            }));
+        }
+        starts
+    }
+
+    /// Whether a worker of this mnemonic has answered before.
+    pub fn is_warm(&self, mnemonic: &str) -> bool {
+        let mut all = self.processes.iter();
+        all.any(|(id, process)| process.launch.mnemonic == mnemonic && !self.begun.contains_key(id))
     }
 
     /// Tells those who wait for anything in this worker that they will get another.
@@ -85,6 +115,7 @@ impl Inner {
         if let Some(gone) = gone {
             board.lose(gone);
             board.processes.remove(&gone);
+            board.begun.remove(&gone);
         }
         for effect in effects {
             match effect {
@@ -145,7 +176,10 @@ impl Inner {
             .stack_size(STACK_BYTES)
             .spawn(move || start::live(&inner, id, &launch));
         match started {
-            Ok(thread) => drop(board.threads.insert(id, thread)),
+            Ok(thread) => {
+                board.threads.insert(id, thread);
+                board.begun.insert(id, Instant::now());
+            }
             Err(error) => {
                 let why = format!("cannot start a thread: {error}");
                 self.event_on(board, Event::StartFailed(id, why));
@@ -162,6 +196,15 @@ impl Inner {
         };
         let (request, slot) = (flight.request, flight.slot);
         flight.answered = true;
+        if let Some(begun) = board.begun.remove(&id)
+            && let Some(process) = board.processes.get(&id)
+        {
+            let kind = process.launch.mnemonic.clone();
+            // The newest say most of what is here.
+            let from = (board.starts.len() + 1).saturating_sub(STARTS_MAX);
+            board.starts.drain(..from);
+            board.starts.push(WorkerStart { kind, took: begun.elapsed(), is_over: true });
+        }
         match board.tickets.get(&request) {
             Some(_) if response.was_cancelled => {
                 return Err(format!("Received cancel response for {wire_id} without having cancelled"));

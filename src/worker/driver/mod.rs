@@ -28,7 +28,7 @@ use super::job::{Launch, Manner, NoWorker, Prepared, WorkerJob, prepare};
 use super::limits::LOOK_EVERY;
 use super::log;
 use super::machine::{Counts, Event, PoolLimits, RequestId, Submission, WorkerId, WorkerState};
-use crate::exec::executor::Cancel;
+use crate::exec::executor::{Cancel, WorkerStart};
 use crate::uring::Ipc;
 use board::Board;
 use std::collections::BTreeSet;
@@ -148,6 +148,19 @@ impl Workers {
     #[must_use]
     pub fn live(&self) -> usize {
         self.inner.lock().machine.live()
+    }
+
+    /// Whether a worker of this mnemonic lives that has answered before: it needs no start, and is likely warm.
+    #[must_use]
+    pub fn is_warm(&self, mnemonic: &str) -> bool {
+        self.inner.lock().is_warm(mnemonic)
+    }
+
+    /// How long workers took from their start to their first answer: those that came to it since the last call, and
+    /// those that are on their way.
+    #[must_use]
+    pub fn take_starts(&self) -> Vec<WorkerStart> {
+        self.inner.lock().take_starts()
     }
 
     /// Memory that they use together, as it was seen last.

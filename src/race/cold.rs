@@ -1,0 +1,64 @@
+//! Is a persistent worker worth its start? Of what was measured, and of how long the build has been so far. Pure.
+//!
+//! A worker that has to be started first (seconds of a core, for a JVM) loses each race of a short build, and its start
+//! is a loser's work; in a long build it soon pays. Nobody knows how long a build will be: it is taken to last as long
+//! again as it has so far, and [`ACTIONS_MIN`] actions at least.
+//!
+//! ```text
+//!   each action takes  there          if the remote is alone       (latency ÷ actions at a time)
+//!                      1 ÷ (1÷there + 1÷here)   if both work       (here: a warm worker's time ÷ slots)
+//!   it pays if  what that saves × actions to come  >=  start
+//! ```
+use std::time::Duration;
+
+/// Actions that a build is expected to have at least.
+pub const ACTIONS_MIN: u64 = 32;
+
+/// What is known where a worker would have to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cold {
+    /// From its start to its first answer.
+    pub start: Duration,
+    /// What an action costs here with a warm worker, each.
+    pub here: Duration,
+    /// What an action costs there, each.
+    pub there: Duration,
+    /// Actions of this build so far.
+    pub so_far: u64,
+}
+
+impl Cold {
+    /// Whether the start is likely worth it.
+    #[must_use]
+    pub fn pays(&self) -> bool {
+        let (here, there) = (self.here.as_secs_f64(), self.there.as_secs_f64());
+        let saved = if there > 0.0 { there * there / (there + here) } else { 0.0 };
+        saved * self.so_far.max(ACTIONS_MIN) as f64 >= self.start.as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn cold(here: u64, there: u64, so_far: u64) -> Cold {
+        let ms = Duration::from_millis;
+        Cold { start: ms(1200), here: ms(here), there: ms(there), so_far }
+    }
+
+    #[test]
+    fn a_start_pays_where_the_remote_is_slow_or_the_build_is_long() {
+        // A slow remote: at once. A fast one: not in a short build, and in a long one after all.
+        assert!(cold(60, 190, 0).pays());
+        assert!(!cold(60, 28, 0).pays() && !cold(60, 28, 100).pays());
+        assert!(cold(60, 28, 140).pays());
+        // Where this machine is loaded it takes longer still.
+        assert!(!cold(135, 31, 140).pays() && cold(135, 31, 220).pays());
+    }
+
+    #[test]
+    fn nothing_is_saved_where_the_remote_costs_nothing() {
+        assert!(!cold(60, 0, u64::MAX).pays() && !cold(0, 0, u64::MAX).pays());
+        assert!(Cold { start: Duration::ZERO, ..cold(60, 0, 0) }.pays());
+    }
+}
