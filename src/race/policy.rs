@@ -287,10 +287,9 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
         && ability == RemoteAbility::Execute
     {
         miss = local.hold_against(remote, *local_wait, chance).max(least).min(HOLD_MAX);
-        // A full machine is no reason to trust it: who waits for a place may wait longer.
-        if local_wait.is_zero() {
-            execute_after = remote.hold_against(local, Duration::ZERO, chance).min(HOLD_MAX);
-        }
+        // Who waits for a place may wait longer than is likely: as long again.
+        let local = local.plus(&Quantiles::exactly(2 * *local_wait));
+        execute_after = remote.hold_against(&local, Duration::ZERO, chance).min(HOLD_MAX);
     }
     let silence = match (&forecast.local, &forecast.answer) {
         (Some(local), Some(answer)) if !explore => {

@@ -160,8 +160,9 @@ fn foreseen(local: u64, remote: u64, local_wait: u64) -> (Duration, Duration) {
 fn who_is_foreseen_to_lose_comes_in_when_the_other_is_late() {
     assert_eq!(foreseen(100, 1000, 0), (ms(0), ms(100)));
     assert_eq!(foreseen(1000, 100, 0), (ms(100), ms(0)));
-    // Where local has to wait for its place, remote is not held back.
-    assert_eq!(foreseen(100, 1000, 50), (ms(0), ms(0)));
+    // Where local has to wait for its place, remote is held back for longer, or not at all.
+    assert_eq!(foreseen(100, 1000, 50), (ms(0), ms(200)));
+    assert_eq!(foreseen(100, 1000, 500), (ms(0), ms(0)));
     let nothing_known = chosen(&facts("Javac", &[]), &Knobs::default(), &Situation::default()).rules.plan;
     assert!(matches!(nothing_known.local, LocalStart::OnAnswer { miss: Duration::ZERO, .. }));
     assert_eq!(nothing_known.remote, BOTH);
