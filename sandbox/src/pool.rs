@@ -73,6 +73,18 @@ impl Cleaner {
         }
     }
 
+    /// Returns when everything is done that was left to the thread before.
+    pub fn flush(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (done, waited) = sync_channel(1);
+        // There is room for one.
+        let last: Job = Box::new(move || done.send(()).unwrap_or(()));
+        // A thread that a job has ended does nothing more, and drops what it had.
+        if queue.send(last).is_ok() {
+            let _ = waited.recv();
+        }
+    }
+
     /// Finishes what is queued and ends the thread.
     pub fn stop(&mut self) {
         self.queue = None;

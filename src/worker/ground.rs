@@ -117,6 +117,11 @@ impl Ground {
         });
     }
 
+    /// Returns when everything is taken apart that was given to be.
+    pub(super) fn flush(&self) {
+        self.cleaners.iter().for_each(Cleaner::flush);
+    }
+
     pub(super) fn marks(&self) -> Marks {
         marks(self.pool.runtime())
     }

@@ -41,8 +41,8 @@ pub fn table(report: &Report) -> String {
     }
     text.push_str(
         "\n× the better of local-only and remote-only in the same round. Excess: CPU time of both sides beyond the\n\
-         cheaper of these two. Losers: CPU time in sandboxes that no answer has, and as a share of that of always racing;\n\
-         where nobody can lose, it is that of the sandboxes' inits.\n",
+         cheaper of these two. Losers: CPU time in sandboxes that no answer has, and as a share of that of always\n\
+         racing; where nobody can lose, it is that of the sandboxes' inits.\n",
     );
     text
 }

@@ -193,6 +193,8 @@ impl Workers {
                 None => break,
             }
         }
+        // Not by the end of `inner`: the ipc thread may hold it for a moment longer than the process lives.
+        self.inner.ground.flush();
         self.inner.lock().ended = true;
         self.inner.sooner.notify_all();
         if let Some(timer) = self.timer.take() {
