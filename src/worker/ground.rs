@@ -97,8 +97,7 @@ impl Ground {
         self.cleaner().clean(move || {
             let Mounted { staged, layer, view } = mounted;
             drop((view, staged));
-            // What cannot be removed now is found by the sweep of the next start.
-            let _ = layer.destroy();
+            destroy(layer);
             let _ = stager.tidy();
         });
     }
@@ -112,8 +111,7 @@ impl Ground {
     /// Removes a directory that no worker has any more, when there is time.
     pub(super) fn clean_layer(&self, layer: Layer) {
         self.cleaner().clean(move || {
-            // What cannot be removed now is found by the sweep of the next start.
-            let _ = layer.destroy();
+            destroy(layer);
         });
     }
 
@@ -124,6 +122,14 @@ impl Ground {
 
     pub(super) fn marks(&self) -> Marks {
         marks(self.pool.runtime())
+    }
+}
+
+/// Removes a layer. What cannot be removed now is found by the sweep of the next start.
+fn destroy(layer: Layer) {
+    let path = layer.path();
+    if let Err(error) = layer.destroy() {
+        tracing::warn!(path = %path.display(), "a worker's layer stays until the next start: {error}");
     }
 }
 

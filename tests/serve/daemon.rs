@@ -155,7 +155,8 @@ impl Home {
                 names = list(&self.state().join(part));
                 names.is_empty()
             });
-            assert!(is_empty, "left in {part}: {names:?}");
+            let said = self.said();
+            assert!(is_empty, "left in {part}: {names:?}; it said:\n{said}");
         }
     }
 

@@ -3,6 +3,7 @@
 use super::Inner;
 use super::talk::Talk;
 use crate::exec::Verdict;
+use crate::stage::Layer;
 use crate::uring::{Channel, SendError};
 use crate::worker::ground::Mounted;
 use crate::worker::job::Launch;
@@ -21,7 +22,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 /// What a worker's thread is to do.
@@ -59,6 +60,35 @@ pub(super) enum Line {
     Calls(Talk),
 }
 
+/// The directory that all requests of a worker share. Whoever shows a request's inputs there, or takes its outputs, has
+/// the process: so long the directory stays, also if the worker is gone meanwhile.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub root: Mutex<SharedRoot>,
+    pub _layer: SharedLayer,
+}
+
+/// Its layer, which is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct SharedLayer {
+    layer: Option<Layer>,
+    inner: Weak<Inner>,
+}
+
+impl SharedLayer {
+    pub fn new(inner: &Arc<Inner>, layer: Layer) -> Self {
+        SharedLayer { layer: Some(layer), inner: Arc::downgrade(inner) }
+    }
+}
+
+impl Drop for SharedLayer {
+    fn drop(&mut self) {
+        if let (Some(layer), Some(inner)) = (self.layer.take(), self.inner.upgrade()) {
+            inner.ground.clean_layer(layer);
+        }
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -81,7 +111,7 @@ pub(super) struct Process {
     /// What it sees between requests, detached: copies of it are attached.
     pub base: OwnedFd,
     /// In place of views: one directory for all requests.
-    pub shared: Option<Mutex<SharedRoot>>,
+    pub shared: Option<Shared>,
 }
 
 /// What a worker used.
@@ -199,7 +229,7 @@ impl Process {
 
     /// The directory that all its requests share, if that is how it works.
     pub fn shared(&self) -> Option<MutexGuard<'_, SharedRoot>> {
-        self.shared.as_ref().map(|shared| shared.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shared.as_ref().map(|shared| shared.root.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Shows it the view of a request.

@@ -2,12 +2,12 @@
 
 use super::Inner;
 use super::ear::Ear;
-use super::process::{How, Line, Order, Process};
+use super::process::{How, Line, Order, Process, Shared, SharedLayer};
 use super::talk::{NotOpen, Opening, Talk};
 use crate::action::ExecPath;
 use crate::exec::Verdict;
 use crate::observe;
-use crate::stage::{Layer, prepare_parents};
+use crate::stage::prepare_parents;
 use crate::uring::Framing;
 use crate::worker::bazel_json::JsonFraming;
 use crate::worker::bazel_proto::ProtoFraming;
@@ -35,7 +35,8 @@ use tokio::sync::oneshot;
 /// What lies below a worker's own view, as long as it lives.
 enum Base {
     View(Box<Mounted>),
-    Directory(Layer),
+    /// One directory for all requests, which goes with the last of those who use it.
+    Directory,
 }
 
 /// The life of a worker, from the lease to the end: its thread.
@@ -124,40 +125,30 @@ impl Base {
     fn clean(self, inner: &Inner) {
         match self {
             Base::View(mounted) => inner.ground.clean(*mounted),
-            Base::Directory(layer) => inner.ground.clean_layer(layer),
+            Base::Directory => {}
         }
     }
 }
 
-type Own = (Base, OwnedFd, Option<SharedRoot>);
+type Own = (Base, OwnedFd, Option<Shared>);
 
 /// What a worker sees when it starts: the inputs of the request that it was started for.
-fn own_view(inner: &Inner, launch: &Launch, action_id: u32) -> Result<Own, String> {
+fn own_view(inner: &Arc<Inner>, launch: &Launch, action_id: u32) -> Result<Own, String> {
     let ground = &inner.ground;
     let told = |verdict: Verdict| format!("{verdict:?}");
     let places = places(launch, inner.options.limits.slots);
     if launch.shares {
         let (layer, owner) = ground.layer(action_id).map_err(told)?;
-        let opened = (|| {
-            let dir = layer.upper().try_clone_to_owned().map_err(|error| error.to_string())?;
-            let mut shared = SharedRoot::new(dir, owner);
-            shared.show(&ground.cas, &launch.staged).map_err(told)?;
-            prepare_parents(shared.dir(), Some(shared.dir()), &places, owner)
-                .map_err(|error| error.to_string())?;
-            let view = mount::clone_tree(layer.upper(), c"")
-                .and_then(|view| {
-                    mount::restrict(view.as_fd(), mount::attr::NO_SUID | mount::attr::NO_DEV).map(|()| view)
-                })
-                .map_err(|errno| format!("cannot mount a worker's shared view: {errno}"))?;
-            Ok::<_, String>((view, shared))
-        })();
-        return match opened {
-            Ok((view, shared)) => Ok((Base::Directory(layer), view, Some(shared))),
-            Err(why) => {
-                ground.clean_layer(layer);
-                Err(why)
-            }
-        };
+        let dir = layer.upper().try_clone_to_owned();
+        let view = mount::clone_tree(layer.upper(), c"").and_then(|view| {
+            mount::restrict(view.as_fd(), mount::attr::NO_SUID | mount::attr::NO_DEV).map(|()| view)
+        });
+        let layer = SharedLayer::new(inner, layer);
+        let view = view.map_err(|errno| format!("cannot mount a worker's shared view: {errno}"))?;
+        let mut root = SharedRoot::new(dir.map_err(|error| error.to_string())?, owner);
+        root.show(&ground.cas, &launch.staged).map_err(told)?;
+        prepare_parents(root.dir(), Some(root.dir()), &places, owner).map_err(|error| error.to_string())?;
+        return Ok((Base::Directory, view, Some(Shared { root: Mutex::new(root), _layer: layer })));
     }
     let base = ground.mount(&launch.staged, action_id, &places).map_err(told)?;
     match base.view.mount.try_clone() {
@@ -186,7 +177,7 @@ fn connect(
     launch: &Arc<Launch>,
     orders: SyncSender<Order>,
     (hosted, to, from, complaints): Ends,
-    (base, shared): (OwnedFd, Option<SharedRoot>),
+    (base, shared): (OwnedFd, Option<Shared>),
 ) -> Result<Connected, String> {
     let log = WorkerLog::create(&inner.options.log_dir, id.0, &launch.mnemonic)
         .map_err(|error| format!("cannot make its log: {error}"))?;
@@ -236,7 +227,7 @@ fn connect(
         orders,
         orphans: Mutex::default(),
         base,
-        shared: shared.map(Mutex::new),
+        shared,
     };
     Ok((Arc::new(process), watch, drains))
 }
