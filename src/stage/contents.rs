@@ -55,7 +55,9 @@ fn copy_ranges(
     let mut offset = 0;
     while offset < size {
         let (start, end) = match rustix::fs::seek(source, SeekFrom::Data(offset)) {
-            Ok(start) => (start, rustix::fs::seek(source, SeekFrom::Hole(start))?),
+            // It may have grown since it was looked at: of that nobody asked for anything.
+            Ok(start) if start >= size => break,
+            Ok(start) => (start, rustix::fs::seek(source, SeekFrom::Hole(start))?.min(size)),
             Err(Errno::NXIO) => break,
             Err(_) => (offset, size),
         };
@@ -114,4 +116,26 @@ fn copy_through_memory(
         }
     }
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// Somebody appends while it is copied: what is more than it had is neither copied nor an error.
+    #[test]
+    fn of_a_file_that_has_grown_as_much_is_copied_as_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::write(&from, b"rightLATE").unwrap();
+        let source = std::fs::File::open(&from).unwrap();
+        let target = std::fs::File::create(&to).unwrap();
+        assert_eq!(copy(source.as_fd(), target.as_fd(), 5, 5), Ok(5));
+        assert_eq!(std::fs::read(&to).unwrap(), b"right");
+        let target = std::fs::File::create(&to).unwrap();
+        assert_eq!(copy_ranges(source.as_fd(), target.as_fd(), 5, 5, copy_range), Ok(5));
+        assert_eq!(std::fs::read(&to).unwrap(), b"right");
+        assert_eq!(copy(source.as_fd(), target.as_fd(), 5, 4), Err(Errno::FBIG));
+    }
 }
