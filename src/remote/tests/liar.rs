@@ -87,7 +87,9 @@ impl Listening {
             socket.listen(64).unwrap()
         };
         let address = listener.local_addr().unwrap();
-        let mut server = Server::builder();
+        let mut server = Server::builder()
+            // What a call that hangs has not read shall not fill the window of the calls beside it.
+            .initial_connection_window_size(1 << 26);
         if let Some(tls) = tls {
             server = server.tls_config(tls).unwrap();
         }
