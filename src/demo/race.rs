@@ -59,7 +59,7 @@ pub struct RaceRow {
     pub cpu_s: Option<f64>,
     /// What of it is more than the cheaper of the sides alone took.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub wasted_s: Option<f64>,
+    pub excess_s: Option<f64>,
 }
 
 /// Builds by each side alone, and by both.
@@ -135,7 +135,7 @@ fn row(name: &'static str, built: &Built, cheapest: Option<u64>) -> RaceRow {
         raced: counted("raced"),
         margin_s: seconds(counted("margin_us")),
         cpu_s: built.cpu_us.map(seconds),
-        wasted_s: built.cpu_us.zip(cheapest).map(|(used, least)| seconds(used.saturating_sub(least))),
+        excess_s: built.cpu_us.zip(cheapest).map(|(used, least)| seconds(used.saturating_sub(least))),
     }
 }
 
@@ -149,7 +149,7 @@ impl fmt::Display for RaceReport {
         writeln!(
             f,
             "{:<14} {:>8} {:>10} {:>10} {:>8} {:>10} {:>8} {:>9}",
-            "build", "wall s", "here won", "there won", "raced", "margin s", "CPU s", "wasted s"
+            "build", "wall s", "here won", "there won", "raced", "margin s", "CPU s", "excess s"
         )?;
         for row in &self.builds {
             let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
@@ -163,7 +163,7 @@ impl fmt::Display for RaceReport {
                 row.raced,
                 row.margin_s,
                 seconds(row.cpu_s),
-                seconds(row.wasted_s)
+                seconds(row.excess_s)
             )?;
         }
         let same = if self.identical { "the plain build's, byte by byte" } else { "DIFFERENT" };

@@ -56,8 +56,7 @@ impl Scene {
         let server = Listening::start();
         let mut options = options(&server.address.to_string());
         tune(&mut options);
-        // In memory: beside a build, a disk takes longer for one fsync than these tests let a remote be silent.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let cas = open_cas(&dir.path().join("store"));
         Scene { cluster: Cluster::new(options).unwrap(), cas, server, dir }
     }
