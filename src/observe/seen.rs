@@ -145,6 +145,8 @@ pub struct RaceSeen {
     pub end: RaceEnd,
     /// The cluster's cache had a result, or none; and when it said so.
     pub answer: Option<(bool, Duration)>,
+    /// When the cluster said that it executes the action.
+    pub executing_at: Option<Duration>,
     /// The local branch.
     pub local: BranchSeen,
     /// The remote branch.
@@ -243,6 +245,7 @@ fn trace_race(seen: &RaceSeen) {
                     .then_some(seen.answer)
                     .flatten()
                     .map(|(hit, _)| if hit { "hit" } else { "miss" }),
+                "executing_us": (group == Group::Remote).then_some(seen.executing_at).flatten().map(micros),
             });
             let (from_us, until_us, row, name) = (at(started), at(until), row.clone(), name.to_owned());
             trace::record(|| Record::Span { row, name, category: "race", from_us, until_us, args });

@@ -83,4 +83,7 @@ pub trait Desk {
     /// be executed. False: the branch is to end.
     #[must_use]
     fn answer(&self, answer: CacheAnswer) -> bool;
+
+    /// The action has left the remote's queue, and is executed there. May be said again.
+    fn executing(&self);
 }

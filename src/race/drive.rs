@@ -18,7 +18,7 @@ use super::branch::{Cancel, Ended, LocalBranch, Product, RemoteBranch};
 use super::gate::Request;
 use super::mailbox::Mailbox;
 use super::reaper::{Lingering, Reaper};
-use super::report::{Report, Totals};
+use super::report::{Execution, Report, Totals};
 use super::step::{CacheAnswer, Effect, Effects, End, Event, Outcome, Rules, State, Why, step};
 use crate::commit::{Claim, ClaimCell, Side, State as Word};
 use lane::{Lane, Message, Permit, RemoteDesk, dispose, late_bug};
@@ -111,12 +111,15 @@ struct Driver<'a, P: Product, T, F> {
     lanes: [Lane<P>; 2],
     permit: Arc<Permit>,
     place: Option<Place>,
+    /// How often a place was asked for: what was let in for an earlier asking has been withdrawn.
+    asked: u32,
     claim: Option<Claim>,
     publish: Option<F>,
     published: Option<T>,
     broken: Option<String>,
     panic: Option<Box<dyn Any + Send>>,
     answer: Option<(CacheAnswer, Duration)>,
+    execution: Execution,
     published_at: Option<Duration>,
     outcome: Option<Outcome>,
     lines: Vec<String>,
@@ -133,12 +136,14 @@ impl<'a, P: Product, T, F: FnOnce(Claim, P) -> Result<T, String>> Driver<'a, P, 
             lanes: [Lane::new(), Lane::new()],
             permit: Arc::default(),
             place: None,
+            asked: 0,
             claim: None,
             publish: Some(publish),
             published: None,
             broken: None,
             panic: None,
             answer: None,
+            execution: Execution::default(),
             published_at: None,
             outcome: None,
             lines: Vec::new(),
@@ -177,7 +182,12 @@ impl<'a, P: Product, T, F: FnOnce(Claim, P) -> Result<T, String>> Driver<'a, P, 
         let now = self.now();
         match message {
             Message::Cancel => self.happens(Event::Cancel),
-            Message::Admitted => self.happens(Event::Admitted),
+            Message::Admitted(asked) if asked != self.asked => {}
+            Message::Admitted(_) => self.happens(Event::Admitted),
+            Message::Executing => {
+                self.execution.begun_at = Some(now);
+                self.happens(Event::Executing);
+            }
             Message::Answer(answer) => {
                 self.answer = Some((answer, now));
                 self.happens(Event::Answer(answer));
@@ -241,7 +251,10 @@ impl<'a, P: Product, T, F: FnOnce(Claim, P) -> Result<T, String>> Driver<'a, P, 
     fn perform_one(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::StartRemote(why) => return self.start_remote(why),
-            Effect::ExecuteRemote(_) => self.permit.say(true),
+            Effect::ExecuteRemote(_) => {
+                self.execution.permitted_at = Some(self.now());
+                self.permit.say(true);
+            }
             Effect::AskLocal(why) => return self.ask_local(why),
             Effect::WithdrawLocal => self.place = None,
             Effect::StartLocal => return self.start_local(),
@@ -303,10 +316,12 @@ impl<'a, P: Product, T, F: FnOnce(Claim, P) -> Result<T, String>> Driver<'a, P, 
         lane.report.why = Some(why);
         lane.report.wanted_at = Some(now);
         let mailbox = self.mailbox.clone();
+        self.asked += 1;
+        let asked = self.asked;
         let request =
             Request { sole: self.race.request.sole || why == Why::OtherCannot, ..self.race.request };
         let entered = Box::new(move || {
-            let _ = mailbox.send(Message::Admitted);
+            let _ = mailbox.send(Message::Admitted(asked));
         });
         match self.course.gate.ask(request, entered) {
             Ok(place) => {
@@ -432,6 +447,7 @@ impl<'a, P: Product, T, F: FnOnce(Claim, P) -> Result<T, String>> Driver<'a, P, 
             local: local.report,
             remote: remote.report,
             answer: self.answer,
+            execution: self.execution,
             returned_at,
             published_at: self.published_at,
             lines: self.lines,

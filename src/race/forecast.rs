@@ -27,6 +27,10 @@ pub struct Forecast {
     pub answer: Option<Quantiles>,
     /// The share of hits among the answers: 0 to 1.
     pub hit_rate: f64,
+    /// From the permission to execute until the remote says that it does: uploads, and its queue.
+    pub begin: Option<Quantiles>,
+    /// From there to ready.
+    pub run: Option<Quantiles>,
 }
 
 /// What can be measured.
@@ -42,6 +46,10 @@ pub enum Measure {
     Hit,
     /// From the beginning to a miss.
     Miss,
+    /// From the permission to execute until the remote says that it does.
+    Begin,
+    /// From there to ready.
+    Run,
 }
 
 /// Which records an action belongs to.
@@ -107,6 +115,8 @@ pub struct Record {
     remote: Ring,
     fetch: Ring,
     answer: Ring,
+    begin: Ring,
+    run: Ring,
     /// Of the last 32 answers, newest lowest: 1 for a hit.
     hits: u32,
     answers: u32,
@@ -115,7 +125,16 @@ pub struct Record {
 impl Record {
     fn new(capacity: usize) -> Self {
         let ring = || Ring::new(capacity);
-        Record { local: ring(), remote: ring(), fetch: ring(), answer: ring(), hits: 0, answers: 0 }
+        Record {
+            local: ring(),
+            remote: ring(),
+            fetch: ring(),
+            answer: ring(),
+            begin: ring(),
+            run: ring(),
+            hits: 0,
+            answers: 0,
+        }
     }
 
     fn add(&mut self, what: Measure, took: Duration) {
@@ -123,6 +142,8 @@ impl Record {
             Measure::Local => self.local.push(took),
             Measure::Remote => self.remote.push(took),
             Measure::Fetch => self.fetch.push(took),
+            Measure::Begin => self.begin.push(took),
+            Measure::Run => self.run.push(took),
             Measure::Hit | Measure::Miss => {
                 self.answer.push(took);
                 self.hits = (self.hits << 1) | u32::from(what == Measure::Hit);
@@ -136,6 +157,8 @@ impl Record {
             Measure::Local => &mut self.local,
             Measure::Remote => &mut self.remote,
             Measure::Fetch => &mut self.fetch,
+            Measure::Begin => &mut self.begin,
+            Measure::Run => &mut self.run,
             Measure::Hit | Measure::Miss => return,
         };
         // Stopped early, it says nothing; stopped late, that it is slow.
@@ -153,15 +176,17 @@ impl Record {
             fetch: self.fetch.quantiles(SAMPLES_MIN),
             answer: self.answer.quantiles(SAMPLES_MIN),
             hit_rate: if self.answers == 0 { 0.0 } else { hits / f64::from(self.answers) },
+            begin: self.begin.quantiles(SAMPLES_MIN),
+            run: self.run.quantiles(SAMPLES_MIN),
         }
     }
 
-    /// For keeping: a version, the answers, and four rings, each with its length in values.
+    /// For keeping: a version, the answers, and six rings, each with its length in values.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION, self.answers as u8];
         bytes.extend(self.hits.to_le_bytes());
-        for ring in [&self.local, &self.remote, &self.fetch, &self.answer] {
+        for ring in [&self.local, &self.remote, &self.fetch, &self.answer, &self.begin, &self.run] {
             let ring = ring.to_bytes();
             bytes.extend(u16::try_from(ring.len() / 2).unwrap_or(0).to_le_bytes());
             bytes.extend(ring);
@@ -185,18 +210,22 @@ impl Record {
             Some(Ring::from_bytes(values, capacity))
         };
         let (local, remote, fetch, answer) = (ring()?, ring()?, ring()?, ring()?);
+        let (begin, run) = (ring()?, ring()?);
         Some(Record {
             local,
             remote,
             fetch,
             answer,
+            begin,
+            run,
             hits: u32::from_le_bytes(*hits),
             answers: answers.into(),
         })
     }
 }
 
-const VERSION: u8 = 1;
+/// What an older version wrote is forgotten.
+const VERSION: u8 = 2;
 
 #[derive(Debug)]
 struct Kept {
@@ -232,6 +261,8 @@ impl Memory {
             fetch: own.fetch.or(general.fetch),
             answer: own.answer.or(general.answer),
             hit_rate: if own.answer.is_some() { own.hit_rate } else { general.hit_rate },
+            begin: own.begin.or(general.begin),
+            run: own.run.or(general.run),
         }
     }
 

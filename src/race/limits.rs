@@ -12,7 +12,7 @@ pub const FAMILY_SAMPLES: usize = 32;
 /// With fewer, nothing is foreseen: both sides race, and that measures both.
 pub const SAMPLES_MIN: usize = 5;
 
-/// Families that are remembered, at some 300 bytes each; the least recently used is forgotten.
+/// Families that are remembered, at some 450 bytes each; the least recently used is forgotten.
 pub const FAMILIES_MAX: usize = 65_536;
 
 /// Mnemonics that are remembered: rules have some hundreds, a peer that invents names shall not fill the memory.
@@ -42,8 +42,8 @@ pub const GATE_WAITING_MAX: usize = 65_536;
 /// Losers that may outlive their race at a time: each is a thread, and often a process group that is being killed.
 pub const REAPER_MAX: usize = 256;
 
-/// Messages from the branches of one race: each side sends at most an answer and an end, the caller one cancellation,
-/// the gate one admission or refusal.
+/// Messages from the branches of one race: each side sends at most an answer, that it executes, and an end, the caller
+/// one cancellation, the gate two admissions or refusals.
 pub const MAILBOX_MAX: usize = 8;
 
 /// Signals that an option may list: there are 64.

@@ -14,6 +14,10 @@
 //! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`: mostly one side starts,
 //! and the other comes in when it is late. Of any two sides one has a chance of half, and starts at once. A persistent
 //! worker that would have to be started counts with its start, unless the build is likely to get that back.
+//!
+//! How long the remote takes depends mostly on its queue, and it says when an action has left that. Local has little
+//! chance from then on, if the remote is the faster machine: it is held back anew, also where it waits for its place,
+//! which is for an action that the remote has not begun. See decision 0026.
 
 use super::cold::Cold;
 use super::forecast::Forecast;
@@ -51,6 +55,9 @@ pub enum LocalStart {
         hit: Duration,
         /// So long after the beginning, if there is no answer by then.
         silence: Duration,
+        /// Once the remote says that it executes the action: not before so long after that, if it has not started by
+        /// then. `None`: that is no news.
+        executing: Option<Duration>,
     },
 }
 
@@ -283,6 +290,7 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
     let hit = forecast.fetch.map_or(Delay::BAZEL, |fetch| fetch.at(0.9).max(usual)).min(HOLD_MAX);
     let mut miss = Duration::ZERO;
     let mut execute_after = Duration::ZERO;
+    let mut executing = None;
     if let (Some(local), Some(remote), false) = (&forecast.local, &forecast.remote, explore)
         && ability == RemoteAbility::Execute
     {
@@ -290,6 +298,12 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
         // Who waits for a place may wait longer than is likely: as long again.
         let local = local.plus(&Quantiles::exactly(2 * *local_wait));
         execute_after = remote.hold_against(&local, Duration::ZERO, chance).min(HOLD_MAX);
+        executing =
+            once_it_executes(&forecast, *local_wait, chance).map(|hold| hold.max(least).min(HOLD_MAX));
+        // A remote that is free says so soon, and that is worth waiting for, for a moment.
+        if let (Some(_), Some(begin), Duration::ZERO) = (executing, forecast.begin, execute_after) {
+            miss = miss.max((2 * begin.at(0.0)).min(usual / 4));
+        }
     }
     let silence = match (&forecast.local, &forecast.answer) {
         (Some(local), Some(answer)) if !explore => {
@@ -307,7 +321,13 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
     let silence =
         if forecast.answer.is_some() && forecast.hit_rate >= 0.5 { silence.max(usual) } else { silence };
     Plan {
-        local: LocalStart::OnAnswer { miss, hit, silence: silence.max(least).min(HOLD_MAX) },
+        local: LocalStart::OnAnswer { miss, hit, silence: silence.max(least).min(HOLD_MAX), executing },
         remote: RemoteStart::AtOnce { execute_after },
     }
+}
+
+/// How long to hold local back from when the remote executes the action; `None`: it may start as before.
+fn once_it_executes(forecast: &Forecast, local_wait: Duration, chance: f64) -> Option<Duration> {
+    let hold = forecast.local?.hold_against_alike(&forecast.run?, local_wait, chance);
+    (!hold.is_zero()).then_some(hold)
 }

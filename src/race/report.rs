@@ -31,6 +31,15 @@ impl BranchReport {
     }
 }
 
+/// What the remote said of an execution. Times count from the beginning of the race.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Execution {
+    /// When it was told to execute.
+    pub permitted_at: Option<Duration>,
+    /// When it said that it does.
+    pub begun_at: Option<Duration>,
+}
+
 /// One race.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -42,6 +51,8 @@ pub struct Report {
     pub remote: BranchReport,
     /// What the remote cache said, and when.
     pub answer: Option<(CacheAnswer, Duration)>,
+    /// The remote execution, if there was one.
+    pub execution: Execution,
     /// When it returned.
     pub returned_at: Duration,
     /// When the outputs were published.

@@ -131,19 +131,35 @@ impl Quantiles {
         (pairs > 0).then(|| f64::from(wins) / f64::from(pairs))
     }
 
+    /// The same, of two that do the same work: what is long for one is as long for the other.
+    #[must_use]
+    pub fn chance_against_alike(&self, rival: &Quantiles, start: Duration, wait: Duration) -> Option<f64> {
+        let (start, begin) = (start.as_secs_f64(), (start + wait).as_secs_f64());
+        let late = || self.grid.iter().zip(rival.grid).filter(|(_, end)| *end > start);
+        let wins = late().filter(|(run, end)| begin + **run < *end).count();
+        let pairs = late().count();
+        (pairs > 0).then(|| wins as f64 / pairs as f64)
+    }
+
     /// How long to hold this back, so that it starts only with at least that chance to end before `rival`. Once the
     /// rival takes longer than ever it is time in any case.
     #[must_use]
     pub fn hold_against(&self, rival: &Quantiles, wait: Duration, chance: f64) -> Duration {
-        let starts = std::iter::once(0.0).chain(rival.grid).map(seconds);
-        for start in starts {
-            match self.chance_against(rival, start, wait) {
-                Some(found) if found < chance => {}
-                _ => return start,
-            }
-        }
-        rival.at(1.0)
+        hold(rival, chance, |start| self.chance_against(rival, start, wait))
     }
+
+    /// The same, of two that do the same work.
+    #[must_use]
+    pub fn hold_against_alike(&self, rival: &Quantiles, wait: Duration, chance: f64) -> Duration {
+        hold(rival, chance, |start| self.chance_against_alike(rival, start, wait))
+    }
+}
+
+/// The first time of those at which the rival may have ended that has this chance.
+fn hold(rival: &Quantiles, chance: f64, chance_at: impl Fn(Duration) -> Option<f64>) -> Duration {
+    let mut starts = std::iter::once(0.0).chain(rival.grid).map(seconds);
+    let enough = |start: &Duration| chance_at(*start).is_none_or(|found| found >= chance);
+    starts.find(enough).unwrap_or_else(|| rival.at(1.0))
 }
 
 /// Never fails: a value that is no duration is none that was measured.
@@ -223,6 +239,18 @@ mod tests {
         assert_eq!(slow.hold_against(&fast, ms(0), 0.25), ms(100));
         // Who has to wait for a place is not so fast any more.
         assert_eq!(fast.hold_against(&slow, ms(950), 0.25), ms(1000));
+    }
+
+    #[test]
+    fn where_the_work_is_the_same_the_slower_never_has_a_chance() {
+        let fast = ring((1..=20).map(|value| value * 10)).quantiles(1).unwrap();
+        let slow = ring((1..=20).map(|value| value * 15)).quantiles(1).unwrap();
+        assert_eq!(slow.hold_against(&fast, ms(0), 0.25), ms(0), "of any two it is the faster one in three");
+        assert_eq!(slow.hold_against_alike(&fast, ms(0), 0.25), fast.at(1.0));
+        assert_eq!(fast.hold_against_alike(&slow, ms(0), 0.25), ms(0));
+        // Of the shorter half none is won any more.
+        assert_eq!(fast.hold_against_alike(&slow, ms(60), 0.25), ms(0));
+        assert!(fast.hold_against_alike(&slow, ms(90), 0.25) > ms(0));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One race: what happens next, given what has happened. No clock, no I/O, no thread.
 //!
 //! ```text
-//!  branch   Absent   Held ──► Queued (local only) ──► Running ──► Standing ──► Over
+//!  branch   Absent   Held ◄─► Queued (local only) ──► Running ──► Standing ──► Over
 //!                      └──────────── told not to start ────────────────────────►
 //!  race     Open ── Claim(side) ── Claimed ──► Won ──(in place: local quiet)──► Publish ── Published ──► Return
 //!             │                  └ Lost ──► Discard
@@ -103,6 +103,7 @@ pub fn step(mut state: State, event: Event, now: Duration) -> (State, Effects) {
         Event::Admitted => state.admitted(&mut effects),
         Event::Refused => state.refused(now, &mut effects),
         Event::Answer(answer) => state.answered(answer, now, &mut effects),
+        Event::Executing => state.executes_there(now, &mut effects),
         Event::Ended(side, end) => state.ended(side, end, now, &mut effects),
         Event::Claimed(side) => state.claimed(side, now, &mut effects),
         Event::Lost(side) => state.lost(side, &mut effects),
@@ -302,6 +303,24 @@ impl State {
             };
         }
         self.tick(now, effects);
+    }
+
+    /// Who has not started is late by as much as the other has to do still.
+    fn executes_there(&mut self, now: Duration, effects: &mut Effects) {
+        let LocalStart::OnAnswer { executing: Some(hold), .. } = self.rules.plan.local else { return };
+        if !self.is_undecided() || self.remote.phase != Phase::Running {
+            return;
+        }
+        let from = match (self.local.phase, self.local_due) {
+            (Phase::Held, Some((at, _))) => at,
+            (Phase::Queued, _) => {
+                self.local.phase = Phase::Held;
+                effects.push(Effect::WithdrawLocal);
+                now
+            }
+            _ => return,
+        };
+        self.local_due = Some((from.max(now + hold), Why::DelayOver));
     }
 
     /// The other side cannot do it: whatever held this one back, does no more.

@@ -27,6 +27,8 @@ pub struct Script {
     pub remote: Part,
     pub answer: CacheAnswer,
     pub answer_after: u64,
+    /// When the remote says that it executes, after it does; `None`: it never does.
+    pub says_after: Option<u64>,
     /// How long the gate takes, or that it refuses.
     pub gate: Option<u64>,
     pub cancel_at: Option<u64>,
@@ -51,6 +53,7 @@ impl Script {
             remote: part(random, spread, false),
             answer: if random.percent(30) { CacheAnswer::Hit } else { CacheAnswer::Miss },
             answer_after: random.below(spread),
+            says_after: random.percent(70).then(|| random.below(spread)),
             gate: (!random.percent(4)).then(|| random.below(spread)),
             cancel_at: random.percent(15).then(|| random.below(3 * spread + 2)),
             crash_at: random.percent(25).then(|| random.below(3 * spread + 10)),
@@ -68,7 +71,12 @@ fn rules(random: &mut Random, spread: u64) -> Rules {
     let now = RemoteStart::AtOnce { execute_after: Duration::ZERO };
     let local = match random.below(10) {
         0 => LocalStart::After(after(random)),
-        1..=4 => LocalStart::OnAnswer { miss: after(random), hit: after(random), silence: after(random) },
+        1..=4 => LocalStart::OnAnswer {
+            miss: after(random),
+            hit: after(random),
+            silence: after(random),
+            executing: random.percent(50).then(|| after(random)),
+        },
         5 => LocalStart::Fallback,
         6 => LocalStart::Never,
         _ => LocalStart::AtOnce,

@@ -19,6 +19,8 @@ pub enum Bytes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coming {
     Tell(Event),
+    /// The gate lets in who has asked so many times.
+    Admit(u32),
     Claim(Side),
     Abandon,
     CallerCancels,
@@ -59,6 +61,7 @@ pub struct World {
     publishes: u32,
     pub branches: [Seen; 2],
     pub holds_place: bool,
+    asked: u32,
     permit: bool,
     pub outcome: Option<Outcome>,
     /// Ends in the order in which the race was told of them, while it was open.
@@ -89,6 +92,7 @@ impl World {
             publishes: 0,
             branches: [Seen::default(); 2],
             holds_place: false,
+            asked: 0,
             permit: false,
             outcome: None,
             told: Vec::new(),
@@ -170,6 +174,8 @@ impl World {
     fn happen(&mut self, coming: Coming) {
         match coming {
             Coming::Tell(event) => self.tell(event),
+            Coming::Admit(asked) if asked != self.asked => {}
+            Coming::Admit(_) => self.tell(Event::Admitted),
             Coming::Claim(side) => {
                 let answer = match self.cell.claim(side) {
                     Ok(claim) => {
@@ -199,6 +205,9 @@ impl World {
             Coming::Execute => {
                 let part = self.script.remote;
                 self.will(part.takes, Coming::End(Side::Remote, part.end, 0));
+                if let Some(after) = self.script.says_after {
+                    self.will(after, Coming::Tell(Event::Executing));
+                }
             }
             Coming::End(side, end, order) => self.end(side, end, order),
             Coming::Write(at) => {
@@ -290,7 +299,8 @@ impl World {
             Effect::AskLocal(_) => match self.script.gate {
                 Some(after) => {
                     self.holds_place = true;
-                    self.will(after, Coming::Tell(Event::Admitted));
+                    self.asked += 1;
+                    self.will(after, Coming::Admit(self.asked));
                 }
                 None => {
                     self.note("refused by the gate");

@@ -99,7 +99,8 @@ pub fn rules(policy: Policy, mnemonic: &str, knobs: &Knobs, situation: &Situatio
                 Some(fetches) => fetches.at(0.9).mul_f64(RECLIENT_BIAS).min(RECLIENT_HOLD),
                 None => RECLIENT_HOLD,
             };
-            let local = LocalStart::OnAnswer { miss: Duration::ZERO, hit, silence: RECLIENT_HOLD };
+            let (miss, silence) = (Duration::ZERO, RECLIENT_HOLD);
+            let local = LocalStart::OnAnswer { miss, hit, silence, executing: None };
             Plan { local, remote: at_once }
         }
         Policy::Bazel | Policy::Fulgurite => {

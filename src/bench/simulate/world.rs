@@ -1,4 +1,6 @@
 //! One simulation: time, hosts with their slots, a remote with its queue, and a race for each action on its way.
+mod remote;
+
 use super::build::{Build, Fate};
 use super::policy::{Policy, rules};
 use super::{Condition, SimulateBench};
@@ -39,6 +41,8 @@ pub struct Found {
 enum Coming {
     Tick,
     Answer,
+    /// The remote says that it executes.
+    Executing,
     RemoteEnd,
     LocalEnd,
     /// An execution that nobody waits for frees its place.
@@ -54,6 +58,8 @@ struct Live {
     answered_us: Option<u64>,
     local_from: Option<u64>,
     remote_from: Option<u64>,
+    permitted_us: u64,
+    told_us: Option<u64>,
     queued: bool,
     holds_remote: bool,
     local_is_running: bool,
@@ -220,6 +226,8 @@ impl<'a> World<'a> {
             answered_us: None,
             local_from: None,
             remote_from: None,
+            permitted_us: 0,
+            told_us: None,
             queued: false,
             holds_remote: false,
             local_is_running: false,
@@ -262,6 +270,7 @@ impl<'a> World<'a> {
                 self.tell(id, Event::Tick);
             }
             Coming::Answer => self.answer(id),
+            Coming::Executing => self.says(id),
             Coming::LocalEnd => {
                 let took = self.now_us - live.local_from.unwrap_or(self.now_us);
                 live.local_is_running = false;
@@ -289,27 +298,6 @@ impl<'a> World<'a> {
         } else {
             self.measure(id, Measure::Miss, fate.answer_us);
             self.tell(id, Event::Answer(CacheAnswer::Miss));
-        }
-    }
-
-    fn remote_end(&mut self, id: u32) {
-        let host = self.host_of(id);
-        let Some(live) = self.live.get_mut(&id) else { return };
-        let since_answer = self.now_us - live.answered_us.unwrap_or(self.now_us);
-        let (hit, held) = (live.fate.hit, std::mem::take(&mut live.holds_remote));
-        let waits_for_local = self.policy.local_is_final() && live.local_is_running;
-        if waits_for_local && let Some(from) = live.remote_from.take() {
-            self.found.wasted_remote_s += seconds(self.now_us - from);
-        }
-        if held {
-            self.free_remote();
-        }
-        if hit {
-            self.hosts[host].fetches.push(Duration::from_micros(since_answer));
-        }
-        self.measure(id, if hit { Measure::Fetch } else { Measure::Remote }, since_answer);
-        if !waits_for_local {
-            self.tell(id, Event::Ended(Side::Remote, End::Ready));
         }
     }
 
@@ -362,18 +350,15 @@ impl<'a> World<'a> {
                     self.will(live.fate.answer_us, id, Coming::Answer);
                 }
             }
-            Effect::ExecuteRemote(_) => {
-                if let Some(live) = self.live.get_mut(&id) {
-                    live.queued = true;
-                }
-                self.remote_queue.push_back(id);
-                self.serve_remote();
-            }
+            Effect::ExecuteRemote(_) => self.execute(id),
             Effect::AskLocal(_) => match self.hosts[host].gate.ask(ticket, self.policy.request(), now) {
                 Ok(()) => self.admit(host),
                 Err(_) => events.push_back(Event::Refused),
             },
-            Effect::WithdrawLocal => self.hosts[host].gate.leave(ticket),
+            Effect::WithdrawLocal => {
+                self.hosts[host].gate.leave(ticket);
+                self.admit(host);
+            }
             Effect::StartLocal => {
                 let takes = self.build.actions[self.action_of(id)].local_us;
                 if let Some(live) = self.live.get_mut(&id) {
@@ -419,7 +404,7 @@ impl<'a> World<'a> {
                 let since =
                     live.answered_us.filter(|_| live.remote_from.is_some()).map(|at| self.now_us - at);
                 let held = std::mem::take(&mut live.holds_remote);
-                let (from, fate) = (live.remote_from, live.fate);
+                let (from, fate, told) = (live.remote_from, live.fate, live.told_us);
                 if let Some(from) = from {
                     let ran = self.now_us - from;
                     let rest = fate.remote_us.saturating_sub(ran);
@@ -434,28 +419,10 @@ impl<'a> World<'a> {
                 if let Some(since) = since {
                     self.measure_stopped(id, Measure::Remote, since);
                 }
+                if let Some(told) = told {
+                    self.measure_stopped(id, Measure::Run, self.now_us - told);
+                }
             }
-        }
-    }
-
-    fn free_remote(&mut self) {
-        self.remote_free = self.remote_free.saturating_add(1);
-        self.serve_remote();
-    }
-
-    fn serve_remote(&mut self) {
-        while self.remote_free > 0 {
-            let Some(id) = self.remote_queue.pop_front() else { return };
-            // Who was stopped while it waited is still in the queue.
-            let Some(live) = self.live.get_mut(&id).filter(|live| live.queued) else { continue };
-            live.queued = false;
-            live.remote_from = Some(self.now_us);
-            let takes = live.fate.remote_us + live.fate.fetch_us;
-            if self.condition.slots_per_host > 0 {
-                live.holds_remote = true;
-                self.remote_free -= 1;
-            }
-            self.will(takes, id, Coming::RemoteEnd);
         }
     }
 

@@ -15,8 +15,10 @@ use std::time::Duration;
 /// What a race hears.
 pub(super) enum Message<P> {
     Cancel,
-    Admitted,
+    /// That many times it was asked for.
+    Admitted(u32),
     Answer(CacheAnswer),
+    Executing,
     Ended(Side, Ended<P>),
     Panicked(Side, Box<dyn Any + Send>),
 }
@@ -53,11 +55,13 @@ pub(super) struct RemoteDesk<P> {
     permit: Arc<Permit>,
     /// A branch answers once; more would fill the mailbox.
     answered: AtomicBool,
+    /// So may a cluster say again and again that it executes.
+    executes: AtomicBool,
 }
 
 impl<P> RemoteDesk<P> {
     pub(super) fn new(mailbox: Arc<Mailbox<Message<P>>>, permit: Arc<Permit>) -> Self {
-        RemoteDesk { mailbox, permit, answered: AtomicBool::new(false) }
+        RemoteDesk { mailbox, permit, answered: AtomicBool::new(false), executes: AtomicBool::new(false) }
     }
 }
 
@@ -68,6 +72,12 @@ impl<P: Send> Desk for RemoteDesk<P> {
             let _ = self.mailbox.send(Message::Answer(answer));
         }
         answer == CacheAnswer::Hit || self.permit.wait()
+    }
+
+    fn executing(&self) {
+        if !self.executes.swap(true, Ordering::Relaxed) {
+            let _ = self.mailbox.send(Message::Executing);
+        }
     }
 }
 
@@ -99,7 +109,7 @@ pub(super) fn dispose<P: Product>(unread: Message<P>, course: &Course, name: &st
             }
         }
         Message::Panicked(side, panic) => late_bug(course, name, side, panic.as_ref()),
-        Message::Cancel | Message::Admitted | Message::Answer(_) => {}
+        Message::Cancel | Message::Admitted(_) | Message::Answer(_) | Message::Executing => {}
     }
 }
 

@@ -316,6 +316,7 @@ impl Racing {
                 _ => memory.at_least(key, what, report.returned_at.saturating_sub(from)),
             }
         }
+        learn_of_execution(&mut memory, key, report);
         drop(memory);
         if self.races.fetch_add(1, Ordering::Relaxed) % SAVE_EACH == SAVE_EACH - 1 {
             self.save();
@@ -342,6 +343,23 @@ impl Racing {
             let _context = self.runtime.enter();
             self.cluster.fill_in_background(store, action, result, job.command.outputs_are_typed);
         }
+    }
+}
+
+/// How long the cluster's queue took, and what came after it.
+fn learn_of_execution(memory: &mut Memory, key: &Key, report: &Report) {
+    let Some(permitted) = report.execution.permitted_at else { return };
+    let (end, returned) = (report.remote.end, report.returned_at);
+    let Some(begun) = report.execution.begun_at else {
+        // Of those that say it at all, it would have been later.
+        return memory.at_least(key, Measure::Begin, returned.saturating_sub(permitted));
+    };
+    memory.add(key, Measure::Begin, begun.saturating_sub(permitted));
+    match (end, report.remote.ended_at) {
+        (Some(super::step::End::Ready), Some(ended)) => {
+            memory.add(key, Measure::Run, ended.saturating_sub(begun));
+        }
+        _ => memory.at_least(key, Measure::Run, returned.saturating_sub(begun)),
     }
 }
 

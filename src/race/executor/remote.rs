@@ -31,7 +31,11 @@ impl RemoteWatch for Reports<'_> {
         self.desk.answer(if hit { CacheAnswer::Hit } else { CacheAnswer::Miss })
     }
 
-    fn stage(&self, _: Stage) {}
+    fn stage(&self, stage: Stage) {
+        if stage == Stage::Executing {
+            self.desk.executing();
+        }
+    }
 }
 
 impl RemoteBranch<Execution> for Branch {

@@ -23,6 +23,7 @@ pub(super) fn tell(job: &Job, began_us: u64, report: &Report) {
             Outcome::Broken(_) => RaceEnd::Broken,
         },
         answer: report.answer.map(|(answer, at)| (answer == CacheAnswer::Hit, at)),
+        executing_at: report.execution.begun_at,
         local: branch(&report.local),
         remote: branch(&report.remote),
         published_at: report.published_at,

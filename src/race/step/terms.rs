@@ -78,6 +78,8 @@ pub enum Event {
     Refused,
     /// The remote cache was asked.
     Answer(CacheAnswer),
+    /// The remote says that it executes the action now.
+    Executing,
     /// A branch has ended, with all that it started.
     Ended(Side, End),
     /// The claim is this side's.

@@ -3,14 +3,16 @@
 use super::puppet::{Cue, Stage, course, log, rules};
 use crate::commit::Side::{self, Local, Remote};
 use crate::commit::{Claim, ClaimCell};
+use crate::race::admission::LocalGate;
 use crate::race::branch::{BranchEnd, Cancel, Desk, Ended, LocalBranch, Product, RemoteBranch};
-use crate::race::drive::{Race, run};
+use crate::race::drive::{Course, Race, run};
 use crate::race::gate::Request;
 use crate::race::policy::{LocalStart, Plan, RemoteStart};
 use crate::race::step::{CacheAnswer, Outcome, Rules, Why};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -345,6 +347,50 @@ fn what_happened_is_said() {
     assert_eq!((report.margin(), report.wasted().1), (None, Duration::from_millis(7)));
     assert!(report.time_to_quiet().is_some() && report.published_at.is_some());
     assert_eq!((totals.local_wins, totals.wasted_cpu_us), (1, 7000));
+}
+
+/// A place that is waited for goes to an action that the remote has not begun.
+#[test]
+fn once_the_remote_executes_the_place_is_for_another() {
+    let gate = LocalGate::new(1, 1);
+    let shared = Course { gate: Arc::new(gate.clone()), ..course(8, 1) };
+    let stage = |executing| {
+        let late = Duration::from_secs(3600);
+        let local = LocalStart::OnAnswer { miss: Duration::ZERO, hit: late, silence: late, executing };
+        Stage::new(Rules { plan: Plan { local, ..rules().plan }, ..rules() }, None, shared.clone())
+    };
+    let waiting = |count| {
+        while gate.counts() != (1, count) {
+            std::thread::yield_now();
+        }
+    };
+    let [first, begun, late, other] =
+        [stage(None), stage(Some(Duration::from_secs(3600))), stage(Some(Duration::ZERO)), stage(None)];
+    std::thread::scope(|scope| {
+        let first_race = scope.spawn(|| first.run());
+        first.local.hears("start");
+        let begun_race = scope.spawn(|| begun.run());
+        waiting(1);
+        begun.remote.cue(Cue::Executing);
+        waiting(0);
+        let late_race = scope.spawn(|| late.run());
+        waiting(1);
+        // Withdrawn, and there again at once.
+        late.remote.cue(Cue::Executing);
+        let other_race = scope.spawn(|| other.run());
+        waiting(2);
+        // Which of the two that wait is the newer one is nobody's business here.
+        [&first, &late, &other].iter().for_each(|stage| stage.local.cue(Cue::Ready));
+        for race in [first_race, late_race, other_race] {
+            assert_eq!(race.join().unwrap().outcome, Outcome::Won(Local));
+        }
+        begun.remote.cue(Cue::Ready);
+        let finished = begun_race.join().unwrap();
+        assert_eq!((finished.outcome, finished.report.local.started_at), (Outcome::Won(Remote), None));
+        let told = finished.report.execution;
+        assert!(told.permitted_at.is_some() && told.permitted_at <= told.begun_at, "{told:?}");
+    });
+    assert_eq!(gate.counts(), (0, 0));
 }
 
 /// A branch that writes into the destination, and is interrupted in the middle.

@@ -168,6 +168,37 @@ fn who_is_foreseen_to_lose_comes_in_when_the_other_is_late() {
     assert_eq!(nothing_known.remote, BOTH);
 }
 
+/// Of what is the same work on both sides, a remote that is faster and has begun is not raced until it is late.
+#[test]
+fn a_faster_remote_is_not_raced_once_it_executes() {
+    let spread = |factor: u64| {
+        let mut memory = Memory::default();
+        let key = Key::new("Javac", None);
+        (1..=20).for_each(|value| memory.add(&key, Measure::Local, ms(value * factor)));
+        memory.forecast(&key).local
+    };
+    let plan = |local: u64, begin: Option<u64>, explore: bool| {
+        let begin = begin.map(|millis| Quantiles::exactly(ms(millis)));
+        // Mostly its queue.
+        let (local, remote, run) = (spread(local), spread(40), spread(10));
+        let forecast = Forecast { local, remote, begin, run, ..Forecast::default() };
+        let situation = Situation { forecast, explore, ..Situation::default() };
+        match chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan.local {
+            LocalStart::OnAnswer { miss, executing, .. } => (miss, executing),
+            other => panic!("{other:?}"),
+        }
+    };
+    let late = Some(spread(10).unwrap().at(1.0));
+    // The word of a remote that is free is waited for, for a quarter of what local takes at most.
+    assert_eq!(plan(20, Some(3), false), (ms(6), late));
+    let (miss, executing) = plan(20, Some(1000), false);
+    assert!(miss > ms(50) && miss < ms(60) && executing == late, "{miss:?} {executing:?}");
+    assert_eq!(plan(20, None, false), (ms(0), late));
+    // Who is as fast may start; and to measure something everybody may.
+    assert_eq!(plan(9, Some(3), false), (ms(0), None));
+    assert_eq!(plan(20, Some(3), true), (ms(0), None));
+}
+
 /// What a worker's start would cost counts where it is not got back; and it is not started to measure something.
 #[test]
 fn a_worker_is_started_where_that_pays() {

@@ -41,6 +41,8 @@ pub enum Cue {
     Infra,
     Canceled,
     Panic,
+    /// The remote says that it executes; the branch goes on.
+    Executing,
     /// By its cancel.
     Stop,
 }
@@ -96,6 +98,7 @@ impl Puppet {
         let end = loop {
             match self.cues.recv().unwrap() {
                 Cue::Stop if self.deaf => {}
+                Cue::Executing => desk.into_iter().for_each(Desk::executing),
                 Cue::Stop | Cue::Canceled => break BranchEnd::Canceled,
                 Cue::Ready => break BranchEnd::Ready(paper()),
                 Cue::Failed => break BranchEnd::Failed(paper()),

@@ -185,7 +185,7 @@ fn a_listed_signal_leaves_the_decision_to_remote() {
 #[test]
 fn a_miss_starts_local_at_once_and_a_hit_only_if_it_is_slow() {
     let (miss, hit) = (Duration::ZERO, Duration::from_millis(300));
-    let local = LocalStart::OnAnswer { miss, hit, silence: Duration::from_millis(100) };
+    let local = LocalStart::OnAnswer { miss, hit, silence: Duration::from_millis(100), executing: None };
     let plan = Plan { local, remote: NOW };
     let begin = |trace: &mut Trace| trace.gives(Event::Begin, &[Effect::StartRemote(Why::AtOnce)]);
 
@@ -212,6 +212,55 @@ fn a_miss_starts_local_at_once_and_a_hit_only_if_it_is_slow() {
     let mut silent = Trace::new(Rules { plan, ..rules() });
     begin(&mut silent);
     silent.tick_at(100, &[Effect::AskLocal(Why::Silence)]);
+}
+
+/// Who has started goes on; who waits, for its time or its place, waits anew.
+#[test]
+fn once_the_remote_executes_who_has_not_started_is_late() {
+    let (miss, hold) = (Duration::from_millis(40), Duration::from_millis(200));
+    let silence = Duration::from_secs(9);
+    let waits = |miss, executing| LocalStart::OnAnswer { miss, hit: silence, silence, executing };
+    let missed = |local| {
+        let mut trace = Trace::new(Rules { plan: Plan { local, remote: NOW }, ..rules() });
+        trace.gives(Event::Begin, &[Effect::StartRemote(Why::AtOnce)]);
+        trace
+    };
+    let execute = Effect::ExecuteRemote(Why::AtOnce);
+
+    let mut held = missed(waits(miss, Some(hold)));
+    held.gives(Event::Answer(CacheAnswer::Miss), &[execute]);
+    held.now = Duration::from_millis(10);
+    held.gives(Event::Executing, &[]);
+    assert_eq!(held.state.wake_at(), Some(Duration::from_millis(210)));
+    held.tick_at(210, &[Effect::AskLocal(Why::DelayOver)]);
+
+    let mut longer = missed(waits(silence, Some(hold)));
+    longer.gives(Event::Answer(CacheAnswer::Miss), &[execute]);
+    longer.gives(Event::Executing, &[]);
+    assert_eq!(longer.state.wake_at(), Some(silence));
+
+    let now = Duration::ZERO;
+    let mut queued = missed(waits(now, Some(hold)));
+    queued.gives(Event::Answer(CacheAnswer::Miss), &[Effect::AskLocal(Why::Miss), execute]);
+    queued.gives(Event::Executing, &[Effect::WithdrawLocal]);
+    // On its way when it was withdrawn.
+    queued.gives(Event::Admitted, &[Effect::WithdrawLocal]);
+    queued.tick_at(200, &[Effect::AskLocal(Why::DelayOver)]);
+    queued.gives(Event::Admitted, &[Effect::StartLocal]);
+
+    let mut fails = missed(waits(now, Some(hold)));
+    fails.gives(Event::Answer(CacheAnswer::Miss), &[Effect::AskLocal(Why::Miss), execute]);
+    fails.gives(Event::Executing, &[Effect::WithdrawLocal]);
+    fails.gives(Event::Ended(Remote, End::Infra), &[Effect::AskLocal(Why::OtherCannot)]);
+
+    let mut running = missed(waits(now, Some(hold)));
+    running.gives(Event::Answer(CacheAnswer::Miss), &[Effect::AskLocal(Why::Miss), execute]);
+    running.gives(Event::Admitted, &[Effect::StartLocal]);
+    running.gives(Event::Executing, &[]);
+
+    let mut even = missed(waits(now, None));
+    even.gives(Event::Answer(CacheAnswer::Miss), &[Effect::AskLocal(Why::Miss), execute]);
+    even.gives(Event::Executing, &[]);
 }
 
 #[test]
