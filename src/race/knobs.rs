@@ -133,7 +133,7 @@ impl Knobs {
             local_lockfree_output: PerMnemonic::new(None),
             exclude_tools: PerMnemonic::new(true),
             debug_spawn_scheduler: PerMnemonic::new(false),
-            race_chance: PerMnemonic::new(0.25),
+            race_chance: PerMnemonic::new(0.5),
             low_pass: PerMnemonic::new(false),
             let_remote_finish: PerMnemonic::new(false),
             failure: PerMnemonic::new(FailureRule::First),

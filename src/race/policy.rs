@@ -27,6 +27,9 @@ use super::sketch::Quantiles;
 use super::step::Rules;
 use std::time::Duration;
 
+/// The least chance to win with which local does not wait for the cache's answer.
+const BLIND_CHANCE: f64 = 0.75;
+
 /// When the branches of a race start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -312,7 +315,7 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
             let rest = if hits { forecast.fetch } else { forecast.remote };
             let rival = rest.map_or(*answer, |rest| answer.plus(&rest));
             // Local starts blindly only with better odds than it needs after an answer.
-            local.hold_against(&rival, *local_wait, 1.0 - chance).min(2 * answer.at(0.95))
+            local.hold_against(&rival, *local_wait, chance.max(BLIND_CHANCE)).min(2 * answer.at(0.95))
         }
         (_, Some(answer)) => 2 * answer.at(0.95),
         (_, None) => SILENCE,

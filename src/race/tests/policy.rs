@@ -183,7 +183,9 @@ fn a_faster_remote_is_not_raced_once_it_executes() {
         let (local, remote, run) = (spread(local), spread(40), spread(10));
         let forecast = Forecast { local, remote, begin, run, ..Forecast::default() };
         let situation = Situation { forecast, explore, ..Situation::default() };
-        match chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan.local {
+        let mut knobs = Knobs::default();
+        knobs.set("race_chance", "0.25").unwrap();
+        match chosen(&facts("Javac", &[]), &knobs, &situation).rules.plan.local {
             LocalStart::OnAnswer { miss, executing, .. } => (miss, executing),
             other => panic!("{other:?}"),
         }
