@@ -9,6 +9,7 @@
 //!                      1 ÷ (1÷there + 1÷here)   if both work       (here: a warm worker's time ÷ slots)
 //!   it pays if  what that saves × actions to come  >=  start
 //! ```
+//! Where one of the two is not known, the start is what makes it known.
 use std::time::Duration;
 
 /// Actions that a build is expected to have at least.
@@ -19,10 +20,10 @@ pub const ACTIONS_MIN: u64 = 32;
 pub struct Cold {
     /// From its start to its first answer.
     pub start: Duration,
-    /// What an action costs here with a warm worker, each.
-    pub here: Duration,
-    /// What an action costs there, each.
-    pub there: Duration,
+    /// What an action costs here with a warm worker, each, if that is known.
+    pub here: Option<Duration>,
+    /// What an action costs there, each, if that is known.
+    pub there: Option<Duration>,
     /// Actions of this build so far.
     pub so_far: u64,
 }
@@ -31,7 +32,8 @@ impl Cold {
     /// Whether the start is likely worth it.
     #[must_use]
     pub fn pays(&self) -> bool {
-        let (here, there) = (self.here.as_secs_f64(), self.there.as_secs_f64());
+        let Some((here, there)) = self.here.zip(self.there) else { return true };
+        let (here, there) = (here.as_secs_f64(), there.as_secs_f64());
         let saved = if there > 0.0 { there * there / (there + here) } else { 0.0 };
         saved * self.so_far.max(ACTIONS_MIN) as f64 >= self.start.as_secs_f64()
     }
@@ -43,7 +45,7 @@ mod tests {
 
     const fn cold(here: u64, there: u64, so_far: u64) -> Cold {
         let ms = Duration::from_millis;
-        Cold { start: ms(1200), here: ms(here), there: ms(there), so_far }
+        Cold { start: ms(1200), here: Some(ms(here)), there: Some(ms(there)), so_far }
     }
 
     #[test]
@@ -54,6 +56,13 @@ mod tests {
         assert!(cold(60, 28, 140).pays());
         // Where this machine is loaded it takes longer still.
         assert!(!cold(135, 31, 140).pays() && cold(135, 31, 220).pays());
+    }
+
+    #[test]
+    fn what_is_not_known_is_tried() {
+        assert!(
+            Cold { here: None, ..cold(60, 28, 0) }.pays() && Cold { there: None, ..cold(60, 28, 0) }.pays()
+        );
     }
 
     #[test]

@@ -298,8 +298,9 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
         && ability == RemoteAbility::Execute
     {
         miss = local.hold_against(remote, *local_wait, chance).max(least).min(HOLD_MAX);
-        // Who waits for a place may wait longer than is likely: as long again.
-        let local = local.plus(&Quantiles::exactly(2 * *local_wait));
+        // Who waits for a place may wait longer than is likely: as long again. And nobody waits for a worker's start.
+        let start = situation.cold.filter(Cold::pays).map_or(Duration::ZERO, |cold| cold.start);
+        let local = local.plus(&Quantiles::exactly(2 * *local_wait + start));
         execute_after = remote.hold_against(&local, Duration::ZERO, chance).min(HOLD_MAX);
         executing =
             once_it_executes(&forecast, *local_wait, chance).map(|hold| hold.max(least).min(HOLD_MAX));

@@ -200,8 +200,8 @@ impl Racing {
         Some(Cold {
             start: memory.start(kind)?,
             // What nobody has seen is taken to be as fast as the remote.
-            here: forecast.local.or(forecast.remote)?.at(0.5) / slots,
-            there: memory.forecast(&key.of_pace()).remote?.at(0.5),
+            here: forecast.local.or(forecast.remote).map(|local| local.at(0.5) / slots),
+            there: memory.forecast(&key.of_pace()).remote.map(|pace| pace.at(0.5)),
             so_far,
         })
     }

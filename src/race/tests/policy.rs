@@ -207,7 +207,7 @@ fn a_worker_is_started_where_that_pays() {
     let exactly = |millis| Some(Quantiles::exactly(ms(millis)));
     let forecast = Forecast { local: exactly(60), remote: exactly(110), ..Forecast::default() };
     let held = |there: u64, so_far: u64, explore: bool| {
-        let cold = Cold { start: ms(1200), here: ms(60), there: ms(there), so_far };
+        let cold = Cold { start: ms(1200), here: Some(ms(60)), there: Some(ms(there)), so_far };
         let situation = Situation { forecast, explore, cold: Some(cold), ..Situation::default() };
         match chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan.local {
             LocalStart::OnAnswer { miss, .. } => miss,
@@ -217,6 +217,24 @@ fn a_worker_is_started_where_that_pays() {
     // A fast remote: local comes in when that has taken as long as the start would.
     assert_eq!((held(28, 0, false), held(28, 0, true)), (ms(1200), ms(1200)));
     assert_eq!((held(190, 0, false), held(28, 500, false)), (ms(0), ms(0)));
+}
+
+/// Whatever is known of warm workers: nobody waits while one starts.
+#[test]
+fn a_remote_is_not_held_back_by_a_worker_that_is_not_there() {
+    let exactly = |millis| Some(Quantiles::exactly(ms(millis)));
+    let forecast = Forecast { local: exactly(60), remote: exactly(900), ..Forecast::default() };
+    let held = |cold| {
+        let situation = Situation { forecast, cold, ..Situation::default() };
+        chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan
+    };
+    let cold = Cold { start: ms(1200), here: Some(ms(60)), there: None, so_far: 0 };
+    let (warm, cold) = (held(None), held(Some(cold)));
+    assert_eq!(warm.remote, RemoteStart::AtOnce { execute_after: ms(60) });
+    assert_eq!(cold.remote, BOTH);
+    for plan in [warm, cold] {
+        assert!(matches!(plan.local, LocalStart::OnAnswer { miss: Duration::ZERO, .. }), "{plan:?}");
+    }
 }
 
 #[test]
