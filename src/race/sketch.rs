@@ -6,8 +6,8 @@
 //! ```text
 //!   a value   1 bit: it was stopped, and would have taken longer   15 bits: log2(1 + µs) × 512
 //! ```
-//! A side that mostly loses has mostly been stopped, and what it won were its short ones: those alone would make it look
-//! fast. The distribution is therefore that of Kaplan and Meier ("Nonparametric Estimation from Incomplete
+//! A side that mostly loses has mostly been stopped, and what it won were its short ones: those alone would make it
+//! look fast. The distribution is therefore that of Kaplan and Meier ("Nonparametric Estimation from Incomplete
 //! Observations", 1958): what was stopped counts among those that had not ended until then. Beyond all that has ended
 //! it takes twice as long as anybody was seen to take.
 //!

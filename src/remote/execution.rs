@@ -12,7 +12,7 @@
 
 use super::cluster::{Cluster, ClusterError};
 use super::decode::{self, RemoteResult};
-use super::limits::{MESSAGE_BYTES_MAX, STREAMS_MAX};
+use super::limits::{GOODBYE_WITHIN, MESSAGE_BYTES_MAX, STREAMS_MAX};
 use super::retry::is_transient;
 use crate::action::{Digest, encode};
 use fulgurite_proto::google::longrunning::operations_client::OperationsClient;
@@ -22,6 +22,7 @@ use fulgurite_proto::reapi;
 use fulgurite_proto::reapi::action_cache_client::ActionCacheClient;
 use fulgurite_proto::reapi::execution_client::ExecutionClient;
 use prost::Message;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::{Code, Status, Streaming};
@@ -330,10 +331,24 @@ impl Cluster {
         });
     }
 
+    /// Waits until the cluster knows which operations nobody waits for any more, for a moment: else it would run them
+    /// until it finds out by itself. Blocks.
+    pub fn say_goodbye(&self) {
+        let mut cancels = self.shared.transfers.take_cancels();
+        let (told, heard) = sync_channel(1);
+        self.shared.handle.spawn(async move {
+            while cancels.join_next().await.is_some() {}
+            // Nobody listens if it took too long.
+            let _ = told.send(());
+        });
+        // Too long, or a runtime that is gone: the cluster will notice.
+        let _ = heard.recv_timeout(GOODBYE_WITHIN);
+    }
+
     /// Cancels an operation for a caller who has left; nobody waits for the answer.
     fn cancel_in_background(&self, name: String) {
         let cluster = self.clone();
-        self.shared.transfers.spawn(&self.shared.handle, async move {
+        self.shared.transfers.spawn_cancel(&self.shared.handle, async move {
             let cancel = || async {
                 let request = CancelOperationRequest { name: name.clone() };
                 OperationsClient::new(cluster.channel()).cancel_operation(cluster.request(request)).await

@@ -50,3 +50,5 @@ pub const TARGET_BYTES_MAX: usize = 4095;
 pub const ELSEWHERE_MAX: usize = 1 << 20;
 /// The most processor time that a cluster may say one command used: a year. More is nonsense, and would spoil sums.
 pub const CPU_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+/// How long the end of a daemon waits until the cluster knows what to cancel: a cluster that is there answers by then.
+pub const GOODBYE_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);

@@ -52,6 +52,7 @@ impl Default for Transfers {
 struct State {
     uploads: HashMap<Digest, watch::Receiver<Progress>>,
     tasks: JoinSet<()>,
+    cancels: JoinSet<()>,
     known: HashMap<Digest, Instant>,
 }
 
@@ -85,6 +86,18 @@ impl Transfers {
         let mut state = self.lock();
         while state.tasks.try_join_next().is_some() {}
         state.tasks.spawn_on(task, on);
+    }
+
+    /// The same for the cancellation of an operation, which is waited for at the end.
+    pub(super) fn spawn_cancel(&self, on: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        let mut state = self.lock();
+        while state.cancels.try_join_next().is_some() {}
+        state.cancels.spawn_on(task, on);
+    }
+
+    /// Cancellations that are on their way.
+    pub(super) fn take_cancels(&self) -> JoinSet<()> {
+        std::mem::take(&mut self.lock().cancels)
     }
 
     /// Which of these the caller must upload, and what is to be waited for: that and what others upload.

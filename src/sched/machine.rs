@@ -250,6 +250,8 @@ impl Scheduler {
     pub fn detach(&mut self, now: Duration, operation: OperationId, how: Leaving) {
         if let Some(found) = self.operations.get_mut(&operation) {
             found.waiters = found.waiters.saturating_sub(1);
+            // A daemon that is about to end takes no connections: who has lost one cannot come back.
+            let how = if self.draining { Leaving::Left } else { how };
             // Whoever may come back longest counts, in whatever order they left.
             found.kept_until = found.kept_until.max(now + self.limits.patience(how));
         }
@@ -276,9 +278,12 @@ impl Scheduler {
         self.dispatch(effects);
     }
 
-    /// The daemon is about to end: nothing more is accepted, and what has not started ends now.
+    /// The daemon is about to end: nothing more is accepted, what has not started ends now, and nobody who has lost a
+    /// connection is waited for.
     pub fn drain(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.draining = true;
+        let soon = now + self.limits.patience(Leaving::Left);
+        self.operations.values_mut().for_each(|found| found.kept_until = found.kept_until.min(soon));
         let queued: Vec<RunId> = self
             .runs
             .iter()

@@ -239,7 +239,15 @@ async fn drain(context: &Context, drain_for: Duration, hurry: impl Future<Output
     };
     let had_work = *engine.active().borrow() > 0;
     let mut hurry = std::pin::pin!(hurry);
+    // What nobody waits for any more is canceled, as ever.
+    let ticks = async {
+        loop {
+            tokio::time::sleep(limits::TICK).await;
+            engine.tick();
+        }
+    };
     tokio::select! {
+        () = ticks => {}
         () = idle() => {
             if had_work {
                 // Clients have the last answers, and want the outputs that these name.

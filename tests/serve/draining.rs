@@ -11,6 +11,7 @@ pub const ALONE: &[Alone] = &[
     ("draining::x14_running_actions_finish", finish),
     ("draining::x14_a_second_signal_hurries", hurry),
     ("draining::x14_the_time_is_bounded", bounded),
+    ("draining::x14_nobody_who_left_is_waited_for", left),
     ("draining::x15_signals_and_closed_streams", storm),
 ];
 
@@ -80,6 +81,23 @@ fn bounded() {
     assert_eq!(code(running.response().status.as_ref()), Code::Unavailable);
     drop(client);
     assert_eq!(daemon.ended().code(), Some(0), "{}", home.said());
+    home.check_clean();
+}
+
+/// The client is gone when the signal comes: its action would wait for ever.
+fn left() {
+    let home = Home::new();
+    let daemon = home.start(&[]);
+    let client = daemon.client();
+    let order = Order::held("true", "true");
+    let mut running = client.execute(&order.upload(&client));
+    running.until_executing();
+    let held = order.until_held();
+    drop((running, client));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended().code(), Some(0), "{}", home.said());
+    assert_eq!(pids_with(order.word()), Vec::<u32>::new());
+    drop(held);
     home.check_clean();
 }
 

@@ -489,6 +489,7 @@ impl Executor for Racing {
 impl Drop for Racing {
     fn drop(&mut self) {
         self.course.reaper.drain();
+        self.cluster.say_goodbye();
         self.save();
     }
 }

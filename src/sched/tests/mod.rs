@@ -202,6 +202,27 @@ fn operations_that_were_left_are_canceled_soon_unless_somebody_was_lost_as_well(
     assert_eq!(bench.effects, [Effect::Kill(run)]);
 }
 
+/// Nobody who has lost a connection can come back to a daemon that is about to end.
+#[test]
+fn operations_of_those_who_were_lost_do_not_hold_up_the_end() {
+    for drained_first in [true, false] {
+        let mut bench = Bench::new(1);
+        let run = bench.submit(request(1, "a")).run;
+        bench.started();
+        if drained_first {
+            bench.scheduler.drain(seconds(5), &mut bench.effects);
+        }
+        bench.scheduler.detach(seconds(5), OperationId(1), Leaving::Lost);
+        if !drained_first {
+            bench.scheduler.drain(seconds(5), &mut bench.effects);
+        }
+        bench.scheduler.tick(seconds(14), &mut bench.effects);
+        assert_eq!(bench.effects, []);
+        bench.scheduler.tick(seconds(15), &mut bench.effects);
+        assert_eq!(bench.effects, [Effect::Kill(run)]);
+    }
+}
+
 #[test]
 fn operations_that_are_over_stay_for_a_bounded_time_and_number() {
     let limits = SchedulerLimits { retained: 2, ..SchedulerLimits::default() };
