@@ -25,6 +25,9 @@ use prost::Message;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 const CALL: &str = "Execute";
@@ -60,23 +63,37 @@ pub enum Ended {
 }
 
 /// Tells the cluster that nobody waits any more, unless that is not so.
-struct Abandon<'a> {
-    cluster: &'a Cluster,
+struct Abandon {
+    cluster: Cluster,
     operation: Mutex<Option<String>>,
 }
 
-impl Abandon<'_> {
+impl Abandon {
+    fn new(cluster: &Cluster, operation: Option<String>) -> Self {
+        Abandon { cluster: cluster.clone(), operation: Mutex::new(operation) }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.operation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Abandon<'_> {
+impl Drop for Abandon {
     fn drop(&mut self) {
         if let Some(name) = self.lock().take() {
             self.cluster.cancel_in_background(name);
         }
     }
+}
+
+/// What a stream says next, unless it is silent for too long.
+type Said = Result<Result<Option<Operation>, Status>, Elapsed>;
+
+/// An operation's stream, with what it has said already.
+struct Opened {
+    stream: Streaming<Operation>,
+    first: Option<Said>,
+    abandon: Abandon,
 }
 
 impl Cluster {
@@ -138,12 +155,16 @@ impl Cluster {
         skip_cache_lookup: bool,
         mut on: impl FnMut(Stage),
     ) -> Result<Ended, ClusterError> {
-        let abandon = Abandon { cluster: self, operation: Mutex::new(None) };
+        let abandon = Abandon::new(self, None);
         let (mut without_news, mut tries) = (0, 1);
         loop {
             let named = abandon.lock().clone();
-            let (error, pause) = match self.open(action, skip_cache_lookup, named.as_deref()).await {
-                Ok(stream) => match self.follow(stream, &abandon, &mut without_news, &mut on).await {
+            let opened = match &named {
+                Some(name) => self.resume(name).await,
+                None => self.begin(action, skip_cache_lookup).await,
+            };
+            let (error, pause) = match opened {
+                Ok(opened) => match self.follow(opened, &abandon, &mut without_news, &mut on).await {
                     Ok(operation) => {
                         *abandon.lock() = None;
                         let Unended { error, asked } = match self.ended(operation) {
@@ -187,14 +208,22 @@ impl Cluster {
     /// Follows a stream to the operation's end.
     async fn follow(
         &self,
-        mut stream: Streaming<Operation>,
-        abandon: &Abandon<'_>,
+        opened: Opened,
+        abandon: &Abandon,
         without_news: &mut u32,
         on: &mut impl FnMut(Stage),
     ) -> Result<Operation, Broken> {
+        let Opened { mut stream, mut first, abandon: until_here } = opened;
+        if let Some(name) = until_here.lock().take() {
+            *abandon.lock() = Some(name);
+        }
         let mut is_silent = false;
         let status = loop {
-            match tokio::time::timeout(self.silence_within(), stream.message()).await {
+            let said = match first.take() {
+                Some(said) => said,
+                None => self.next(&mut stream).await,
+            };
+            match said {
                 Ok(Ok(Some(operation))) => {
                     *without_news = 0;
                     if operation.done {
@@ -247,20 +276,45 @@ impl Cluster {
         }
     }
 
-    async fn open(
-        &self,
-        action: &Digest,
-        skip_cache_lookup: bool,
-        named: Option<&str>,
-    ) -> Result<Streaming<Operation>, ClusterError> {
-        let client = || ExecutionClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        if let Some(name) = named {
-            let wait = || async {
-                let request = reapi::WaitExecutionRequest { name: name.to_owned() };
-                client().wait_execution(self.request(request)).await
+    async fn next(&self, stream: &mut Streaming<Operation>) -> Said {
+        tokio::time::timeout(self.silence_within(), stream.message()).await
+    }
+
+    fn execution(&self) -> ExecutionClient<Channel> {
+        ExecutionClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Follows an operation that was begun before.
+    async fn resume(&self, name: &str) -> Result<Opened, ClusterError> {
+        let wait = || async {
+            let request = reapi::WaitExecutionRequest { name: name.to_owned() };
+            self.execution().wait_execution(self.request(request)).await
+        };
+        let stream = self.call("WaitExecution", wait).await?.into_inner();
+        Ok(Opened { stream, first: None, abandon: Abandon::new(self, None) })
+    }
+
+    /// Begins an operation. Whoever leaves before its name is known could not cancel it: so this goes on until it is,
+    /// for a moment.
+    async fn begin(&self, action: &Digest, skip_cache_lookup: bool) -> Result<Opened, ClusterError> {
+        let (mut sender, receiver) = oneshot::channel();
+        let (cluster, action) = (self.clone(), *action);
+        self.shared.transfers.spawn_cancel(&self.shared.handle, async move {
+            let mut opening = std::pin::pin!(cluster.open(&action, skip_cache_lookup));
+            let opened = tokio::select! {
+                opened = &mut opening => Ok(opened),
+                () = sender.closed() => tokio::time::timeout(GOODBYE_WITHIN, opening).await,
             };
-            return self.call("WaitExecution", wait).await.map(tonic::Response::into_inner);
-        }
+            if let Ok(opened) = opened {
+                // What nobody takes is abandoned with its name.
+                drop(sender.send(opened));
+            }
+        });
+        receiver.await.map_err(|_| broken(CALL, "this program ends"))?
+    }
+
+    /// The stream of a new operation, with the first that it says.
+    async fn open(&self, action: &Digest, skip_cache_lookup: bool) -> Result<Opened, ClusterError> {
         let execute = || async {
             let request = reapi::ExecuteRequest {
                 instance_name: self.instance(),
@@ -269,9 +323,16 @@ impl Cluster {
                 digest_function: self.wire_function(),
                 ..reapi::ExecuteRequest::default()
             };
-            client().execute(self.request(request)).await
+            self.execution().execute(self.request(request)).await
         };
-        self.call("Execute", execute).await.map(tonic::Response::into_inner)
+        let mut stream = self.call(CALL, execute).await?.into_inner();
+        let first = self.next(&mut stream).await;
+        let name = match &first {
+            Ok(Ok(Some(operation))) if !operation.done => Some(operation.name.clone()),
+            _ => None,
+        };
+        let abandon = Abandon::new(self, name.filter(|name| !name.is_empty()));
+        Ok(Opened { stream, first: Some(first), abandon })
     }
 
     fn ended(&self, operation: Operation) -> Result<Ended, Unended> {

@@ -265,6 +265,25 @@ async fn who_leaves_cancels_the_operation() {
     scene.liar().until(|state| state.canceled == [NAME]).await;
 }
 
+/// Nobody can cancel what has no name yet, so that it is waited for, for a moment.
+#[tokio::test]
+async fn who_leaves_before_the_operation_has_a_name_cancels_it_too() {
+    let scene = Scene::new().await;
+    scene.liar().lie(|lies| {
+        lies.hold.insert("Execute");
+        lies.executes.push_back(Ok(vec![queued(), Step::Hang]));
+    });
+    let running = {
+        let cluster = scene.cluster.clone();
+        tokio::spawn(async move { cluster.execute(&digest(b"action"), false, |_| {}).await.map(drop) })
+    };
+    scene.liar().until(|state| state.calls.get("Execute") == Some(&1)).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    scene.liar().let_go("Execute");
+    scene.liar().until(|state| state.canceled == [NAME]).await;
+}
+
 #[test]
 fn who_leaves_after_the_runtime_does_no_harm() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
