@@ -99,7 +99,7 @@ pub struct Knobs {
     pub exclude_tools: PerMnemonic<bool>,
     /// Say what happens to each race.
     pub debug_spawn_scheduler: PerMnemonic<bool>,
-    /// With `auto`: the least chance to win with which a side starts.
+    /// With `auto`: the least chance to win with which local starts; for remote half of it is enough.
     pub race_chance: PerMnemonic<f64>,
     /// With a load factor of 0: no more local branches at a time than there are places.
     pub low_pass: PerMnemonic<bool>,

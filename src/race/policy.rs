@@ -11,9 +11,10 @@
 //! | fixed, Bazel's | local at once; after the first hit of the build, after the delay | the same | the same |
 //! | `auto` | local if slower than nine of ten, and than local | at once, if it has a chance | once it likely wins |
 //!
-//! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`: mostly one side starts,
-//! and the other comes in when it is late. Of any two sides one has a chance of half, and starts at once. A persistent
-//! worker that would have to be started counts with its start, unless the build is likely to get that back.
+//! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`, which is half for local;
+//! for remote half of that is enough, since what it wastes is no processor that other actions here wait for, and who
+//! is held back is late where it wins after all. Of any two sides one has a chance of half, and starts at once. A
+//! persistent worker that would have to be started counts with its start, unless the build likely gets that back.
 //!
 //! How long the remote takes depends mostly on its queue, and it says when an action has left that. Local has little
 //! chance from then on, if the remote is the faster machine: it is held back anew, also where it waits for its place,
@@ -301,7 +302,7 @@ fn foreseen(chance: f64, ability: RemoteAbility, situation: &Situation) -> Plan 
         // Who waits for a place may wait longer than is likely: as long again. And nobody waits for a worker's start.
         let start = situation.cold.filter(Cold::pays).map_or(Duration::ZERO, |cold| cold.start);
         let local = local.plus(&Quantiles::exactly(2 * *local_wait + start));
-        execute_after = remote.hold_against(&local, Duration::ZERO, chance).min(HOLD_MAX);
+        execute_after = remote.hold_against(&local, Duration::ZERO, chance / 2.0).min(HOLD_MAX);
         executing =
             once_it_executes(&forecast, *local_wait, chance).map(|hold| hold.max(least).min(HOLD_MAX));
         // A remote that is free says so soon, and that is worth waiting for, for a moment.

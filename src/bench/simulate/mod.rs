@@ -159,3 +159,29 @@ fn case(
     }
     CaseReport { name: policy.name().to_owned(), params, n: found.actions, parts, ..CaseReport::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a model: by its seed it is the same on every machine.
+    #[test]
+    fn a_race_costs_no_time_beside_the_better_side_alone() {
+        for seed in [1, 2, 3] {
+            let wanted = SimulateBench {
+                trace: None,
+                actions: 1000,
+                hosts: 1,
+                local_slots: 8,
+                jobs: 200,
+                seed,
+                conditions: CONDITIONS.to_vec(),
+                policies: vec![Policy::LocalOnly, Policy::RemoteOnly, Policy::Fulgurite],
+            };
+            let report = run(&wanted).unwrap();
+            let ours = report.cases.iter().filter(|case| case.name == Policy::Fulgurite.name());
+            let slow: Vec<_> = ours.filter(|case| case.parts["ratio_wall"] > 1.05).collect();
+            assert!(slow.is_empty(), "seed {seed}: {slow:#?}");
+        }
+    }
+}
