@@ -11,10 +11,10 @@
 //! | fixed, Bazel's | local at once; after the first hit of the build, after the delay | the same | the same |
 //! | `auto` | local if slower than nine of ten, and than local | at once, if it has a chance | once it likely wins |
 //!
-//! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`: a half for local, and
+//! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`, which is half for local;
 //! for remote half of that is enough, since what it wastes is no processor that other actions here wait for, and who
 //! is held back is late where it wins after all. Of any two sides one has a chance of half, and starts at once. A
-//! persistent worker that is not there yet counts with its start, unless the build likely gets that back.
+//! persistent worker that would have to be started counts with its start, unless the build likely gets that back.
 //!
 //! How long the remote takes depends mostly on its queue, and it says when an action has left that. Local has little
 //! chance from then on, if the remote is the faster machine: it is held back anew, also where it waits for its place,

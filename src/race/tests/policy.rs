@@ -228,15 +228,13 @@ fn a_remote_is_not_held_back_by_a_worker_that_is_not_there() {
         let situation = Situation { forecast, cold, ..Situation::default() };
         chosen(&facts("Javac", &[]), &Knobs::default(), &situation).rules.plan
     };
-    let cold = |there| Cold { start: ms(1200), here: Some(ms(60)), there, so_far: 0 };
-    let [warm, pays, unknown] = [held(None), held(Some(cold(Some(ms(900))))), held(Some(cold(None)))];
+    let cold = Cold { start: ms(1200), here: Some(ms(60)), there: None, so_far: 0 };
+    let (warm, cold) = (held(None), held(Some(cold)));
     assert_eq!(warm.remote, RemoteStart::AtOnce { execute_after: ms(60) });
-    assert_eq!((pays.remote, unknown.remote), (BOTH, BOTH));
-    let starts = [warm, pays, unknown].map(|plan| match plan.local {
-        LocalStart::OnAnswer { miss, .. } => miss,
-        other => panic!("{other:?}"),
-    });
-    assert_eq!(starts, [ms(0), ms(0), ms(1200)]);
+    assert_eq!(cold.remote, BOTH);
+    for plan in [warm, cold] {
+        assert!(matches!(plan.local, LocalStart::OnAnswer { miss: Duration::ZERO, .. }), "{plan:?}");
+    }
 }
 
 #[test]
