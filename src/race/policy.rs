@@ -11,7 +11,7 @@
 //! | fixed, Bazel's | local at once; after the first hit of the build, after the delay | the same | the same |
 //! | `auto` | local if slower than nine of ten, and than local | at once, if it has a chance | once it likely wins |
 //!
-//! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`, which is half for local;
+//! With `auto`, a side that is foreseen to lose is held back until its chance is `race_chance`: a half for local, and
 //! for remote half of that is enough, since what it wastes is no processor that other actions here wait for, and who
 //! is held back is late where it wins after all. Of any two sides one has a chance of half, and starts at once. A
 //! persistent worker that would have to be started counts with its start, unless the build likely gets that back.
