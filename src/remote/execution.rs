@@ -7,6 +7,7 @@
 //! Invariants: a stream that breaks is followed again, at most [`STREAMS_MAX`] times in a row without news; an
 //! operation that ends without a response, or with `error` set, is never a success; blobs that the cluster says are
 //! missing are told by digest, so that they can be uploaded and the action be tried again.
+//! An operation whose caller has left is canceled, also if its name comes only then, within [`GOODBYE_WITHIN`].
 //! Limits: an operation has no deadline: the action's own timeout is the cluster's business. A stream that is silent
 //! for as long as a call may take is asked for anew; a dead connection is noticed by pings.
 

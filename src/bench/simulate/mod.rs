@@ -10,8 +10,9 @@
 //! Ours runs the code of [`crate::race`]: plan, transitions, gate, forecasts. The others follow what is published.
 //!
 //! Limits: a model. A core runs one action and is not shared; a loser frees its core at once; the remote hears a
-//! cancellation at once; uploads cost nothing. A trace names no dependencies: an action is taken to depend on whichever
-//! ended last before it began. Numbers compare policies with each other, and say nothing about a clock on a wall.
+//! cancellation at once, and half the time of an answer passes until its word that it executes is here; uploads cost
+//! nothing. A trace names no dependencies: an action is taken to depend on whichever ended last before it began.
+//! Numbers compare policies with each other, and say nothing about a clock on a wall.
 
 mod build;
 mod policy;
