@@ -1,7 +1,9 @@
 //! What is left of a scene: processes, cgroups, mounts, layers, sockets, directories beside the exec root.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
@@ -13,10 +15,33 @@ use crate::scene::Scene;
 /// How long [`settle`] waits before it says that something does not end. No test measures time by it.
 const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
-/// A line for everything that a scene left, and that the process `pid` of it left by its own name.
-pub fn of(scene: &Scene, pid: u32) -> Vec<String> {
+/// A process for as long as the machine runs: its number and its start, because numbers are used again. What some
+/// process was killed over long ago may still bear the number of one of ours.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    pid: u32,
+    started: u64,
+}
+
+impl Owner {
+    /// Of a child that has not been waited for.
+    pub fn of(child: &Child) -> Owner {
+        let pid = child.id();
+        Owner { pid, started: fulgurite::stage::process_start(pid).unwrap() }
+    }
+
+    /// Whether the name of a cgroup says that this process made it.
+    fn made(self, name: &OsStr) -> bool {
+        let ours = format!("fulgurite-{}-{}-", self.pid, self.started);
+        name.to_str().is_some_and(|name| name.starts_with(&ours))
+    }
+}
+
+/// A line for everything that a scene left, and that this process of it left by its own name.
+pub fn of(scene: &Scene, owner: Option<Owner>) -> Vec<String> {
     let mut left: Vec<String> = processes(&scene.mark).iter().map(|pid| described(*pid)).collect();
-    left.extend(cgroups(pid).iter().map(|path| format!("cgroup {}", path.display())));
+    let cgroups = owner.map(cgroups).unwrap_or_default();
+    left.extend(cgroups.iter().map(|path| format!("cgroup {}", path.display())));
     left.extend(mounts(scene.dir()));
     left.extend(layers(scene));
     left
@@ -86,21 +111,15 @@ fn descriptors(pids: &[u32]) -> Vec<(u32, OwnedFd)> {
 }
 
 /// The cgroups that bear the name of a process, in every hierarchy.
-fn cgroups(pid: u32) -> Vec<PathBuf> {
+pub fn cgroups(owner: Owner) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    if pid == 0 {
-        return found;
-    }
     let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            let name = entry.file_name();
-            let rest = name.to_str().and_then(|name| name.strip_prefix("fulgurite-")).unwrap_or("");
-            let owner = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
-            if owner == pid.to_string() {
+            if owner.made(&entry.file_name()) {
                 found.push(entry.path());
             }
             open.push(entry.path());

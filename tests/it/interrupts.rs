@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::census;
+use crate::census::{self, Owner};
 use crate::scene::{Finished, Scene};
 
 both! {
@@ -92,14 +92,18 @@ fn ignored(scene: &Scene) {
 fn killed(scene: &Scene) {
     let options = ["--output", "out"];
     let (child, _stdout) = started(scene.run_command(&options, &["/bin/sh", "-c", STUBBORN]));
-    let pid = child.id();
+    let owner = Owner::of(&child);
+    if scene.can_limit("memory") {
+        // The census knows the names that it looks for.
+        assert!(!census::cgroups(owner).is_empty());
+    }
     kill_process(pid_of(&child), Signal::KILL).unwrap();
     assert_eq!(Finished::of(child).code(), 1009);
     // No process outlives it. What it could not remove, the next run does.
     census::settle(&scene.mark);
     scene.write("in", "in");
     scene.run(&["--stats", "-"], &["cat", "in"]).expect(0);
-    let left = census::of(scene, pid);
+    let left = census::of(scene, Some(owner));
     assert!(left.is_empty(), "{left:#?}");
     assert_eq!(scene.names("."), ["in"]);
 }
@@ -109,7 +113,7 @@ fn before_it_starts(scene: &Scene) {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL] {
         for _ in 0..10 {
             let child = scene.run_command(&[], &["/bin/true"]).process_group(0).spawn().unwrap();
-            let pid = child.id();
+            let owner = Owner::of(&child);
             kill_process(pid_of(&child), signal).unwrap();
             let code = Finished::of(child).code();
             let number = signal.as_raw();
@@ -118,7 +122,7 @@ fn before_it_starts(scene: &Scene) {
             if signal == Signal::KILL {
                 scene.run(&["--stats", "/dev/null"], &["true"]).silent();
             }
-            let left = census::of(scene, pid);
+            let left = census::of(scene, Some(owner));
             assert!(left.is_empty(), "{left:#?}");
         }
     }
@@ -133,11 +137,11 @@ fn while_kept(scene: &Scene) {
     kill_process(pid_of(&child), Signal::TERM).unwrap();
     scene.finish(child).expect(143);
     let (child, _stdout) = started(scene.run_command(&["--keep-on-failure"], &["/bin/sh", "-c", STUBBORN]));
-    let pid = child.id();
+    let owner = Owner::of(&child);
     kill_process(pid_of(&child), Signal::KILL).unwrap();
     Finished::of(child);
     census::settle(&scene.mark);
     scene.finish(scene.fulgurite(&["enter"]).spawn().unwrap()).expect(0);
     scene.run(&["--stats", "/dev/null"], &["true"]).silent();
-    assert!(census::of(scene, pid).is_empty());
+    assert!(census::of(scene, Some(owner)).is_empty());
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::census;
+use crate::census::{self, Owner};
 
 /// The variable that marks every process of a scene.
 pub const MARK: &str = "FULGURITE_TEST_SCENE";
@@ -226,16 +226,16 @@ impl Scene {
 
     /// Waits for the end of a child, and takes the census of what it left.
     pub fn finish(&self, child: Child) -> Finished {
-        let pid = child.id();
+        let owner = Owner::of(&child);
         let finished = Finished::of(child);
-        let left = census::of(self, pid);
+        let left = census::of(self, Some(owner));
         assert!(left.is_empty(), "left behind: {left:#?}\nafter {finished:#?}");
         finished
     }
 
     /// Fails if anything of this scene is left.
     pub fn census(&self) {
-        let left = census::of(self, 0);
+        let left = census::of(self, None);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 

@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::time::Timespec;
 
-use crate::census;
+use crate::census::{self, Owner};
 use crate::kept::{keep, remove};
 use crate::scene::{Finished, Scene, skip};
 
@@ -122,10 +122,10 @@ fn closing_the_terminal(scene: &Scene) {
     let Some(mut session) = Session::start(scene, &command) else { return };
     session.wait_for("ready");
     let Session { ours, child, .. } = session;
-    let pid = child.id();
+    let owner = Owner::of(&child);
     drop(ours);
     assert_eq!(Finished::of(child).code(), 129);
-    let left = census::of(scene, pid);
+    let left = census::of(scene, Some(owner));
     assert!(left.is_empty(), "{left:#?}");
 }
 
@@ -135,8 +135,8 @@ fn control_c_on_a_terminal(scene: &Scene) {
     let Some(mut session) = Session::start(scene, &command) else { return };
     session.wait_for("ready");
     session.send("\u{3}");
-    let pid = session.child.id();
+    let owner = Owner::of(&session.child);
     let (code, seen) = session.end();
     assert_eq!(code, 130, "{seen}");
-    assert!(census::of(scene, pid).is_empty());
+    assert!(census::of(scene, Some(owner)).is_empty());
 }
