@@ -14,9 +14,9 @@ use std::time::Duration;
 
 /// Actions that a build is expected to have at least.
 pub const ACTIONS_MIN: u64 = 32;
-/// The part of the measured actions that were at most as slow as what is taken for the remote's pace. A cluster starts
-/// workers as well: until they are warm it looks slow, which in the first builds is what up to half of all actions saw.
-pub const PACE_QUANTILE: f64 = 0.25;
+/// The part of the measured actions that were at most as slow as what is taken for the remote's pace. What was measured
+/// is at least the pace: the remote may just have started workers of its own, or have had too little to do.
+pub const PACE_QUANTILE: f64 = 0.05;
 
 /// What is known where a worker would have to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
