@@ -181,6 +181,8 @@ pub fn run(runtime: &Arc<Runtime>, bench: &ReapiBench) -> Result<Report, BenchEr
     }
     bar.finish_and_clear();
     drop(load);
+    // A connection ends when its runtime does; the daemon waits for those that are open.
+    drop(tokio);
     server.stop()?;
     Ok(Report { bench: "reapi", host, cases })
 }
