@@ -4,7 +4,7 @@
 //! are as cheap as they can be, since clients would be on other machines: of a root only one name is encoded anew, and
 //! their thread gives way to the daemon, its actions, and the client that is measured.
 use super::error::BenchError;
-use super::prepared::{FUNCTION, Others, Prepared, RootState};
+use super::prepared::{FUNCTION, Others, Prepared, RootState, script};
 use super::reapi::check;
 use crate::remote::Remote;
 use crate::stage::root::{LowPriority, priority};
@@ -41,7 +41,7 @@ impl Crowd {
                 .map_err(BenchError::file("start clients"))?;
             tokio.block_on(async {
                 let mut running = JoinSet::new();
-                let others = Arc::new(Others::new(files));
+                let others = Arc::new(Others::new(files, &script(0)));
                 for client in 0..clients as u64 {
                     let (stopped, count) = (stopped.clone(), count.clone());
                     let first = first + client * NUMBERS_EACH;

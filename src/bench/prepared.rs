@@ -12,9 +12,18 @@ use std::time::Duration;
 /// How blobs are named.
 pub const FUNCTION: DigestFunction = DigestFunction::Sha256;
 /// The command, without its shell.
-pub const SCRIPT: &str = "cat in > out";
+const SCRIPT: &str = "cat in > out";
 /// The longest that it may run.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The command for its shell, which first makes so many turns of a loop.
+#[must_use]
+pub fn script(turns: u32) -> String {
+    match turns {
+        0 => SCRIPT.to_owned(),
+        turns => format!("i=0; while [ $i -lt {turns} ]; do i=$((i+1)); done; {SCRIPT}"),
+    }
+}
 
 /// Whether an input root was seen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +58,15 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads `in`, which is different for each number, among `files` input files.
-    pub fn new(number: u64, files: usize, state: RootState) -> Prepared {
-        Prepared::among(number, &Others::new(files), state)
-    }
-
-    /// The same, among others that are there already.
+    /// Reads `in`, which is different for each number, among others that it does not read.
     pub fn among(number: u64, others: &Others, state: RootState) -> Prepared {
         let content = if state == RootState::New { number } else { 0 };
         let blob = |bytes: Vec<u8>| (Digest::of(FUNCTION, &bytes), Bytes::from(bytes));
         let input = blob(format!("fulgurite {content} {}\n", std::process::id()).into_bytes());
-        let command = blob(encode::command(&command()));
         let first = Directory { files: vec![node("in".to_owned(), input.0)], ..Directory::default() };
         let root = blob([encode::directory(&first), others.encoded.clone()].concat());
         let action = ActionSpec {
-            command_digest: command.0,
+            command_digest: others.command.0,
             input_root_digest: root.0,
             timeout: Some(TIMEOUT),
             do_not_cache: false,
@@ -75,28 +78,31 @@ impl Prepared {
             action: name,
             output,
             blobs: vec![input, root, action],
-            shared: vec![command, others.filler.clone()],
+            shared: vec![others.command.clone(), others.filler.clone()],
         }
     }
 }
 
-/// The input files that no action reads, encoded once: two directories one after the other are a directory with the
-/// files of both (protobuf concatenates repeated fields), and these come after `in`.
+/// What all actions of a block have in common, encoded once: the command, and the input files that none of them reads.
+/// Two directories one after the other are a directory with the files of both (protobuf concatenates repeated fields),
+/// and these come after `in`.
 #[derive(Debug)]
 pub struct Others {
     encoded: Vec<u8>,
     filler: (Digest, Bytes),
+    command: (Digest, Bytes),
 }
 
 impl Others {
-    /// All but one of so many.
+    /// All input files but one of so many, for a shell with this [`script`].
     #[must_use]
-    pub fn new(files: usize) -> Others {
+    pub fn new(files: usize, script: &str) -> Others {
+        let command = Bytes::from(encode::command(&command(script)));
         let bytes = b"another input\n".as_slice();
         let filler = (Digest::of(FUNCTION, bytes), Bytes::from_static(bytes));
         let files = (1..files).map(|index| node(format!("input-{index:06}"), filler.0));
         let encoded = encode::directory(&Directory { files: files.collect(), ..Directory::default() });
-        Others { encoded, filler }
+        Others { encoded, filler, command: (Digest::of(FUNCTION, &command), command) }
     }
 }
 
@@ -104,9 +110,9 @@ fn node(name: String, digest: Digest) -> FileNode {
     FileNode { name, digest, executable: false, properties: NodeProperties::default() }
 }
 
-fn command() -> Command {
+fn command(script: &str) -> Command {
     Command {
-        arguments: ["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
+        arguments: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         environment: vec![("PATH".to_owned(), super::command::PATH.to_owned())],
         outputs: vec![CommandOutput {
             declared: "out".to_owned(),
@@ -127,7 +133,7 @@ mod tests {
 
     #[test]
     fn roots_are_canonical_however_they_are_put_together() {
-        let prepared = Prepared::new(7, 4, RootState::New);
+        let prepared = Prepared::among(7, &Others::new(4, &script(0)), RootState::New);
         let (digest, bytes) = &prepared.blobs[1];
         let root = crate::action::decode::directory(FUNCTION, bytes).unwrap();
         assert_eq!(root.files.len(), 4);

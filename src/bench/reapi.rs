@@ -17,12 +17,13 @@
 //! CPU time. `sandboxed` shows the share that sandboxes alone leave, in the same run. Where the bare command takes
 //! 1.75 ms an action takes 3.0 ms, and the client 0.3 ms on the same cores: 0.53. Of the 1.25 ms above the bare command
 //! two thirds are the kernel's: a process with namespaces of its own, its filter and rules, two cgroups' counters,
-//! files and names in the store; with an overlay it was 1.55 ms.
+//! files and names in the store; with an overlay it was 1.55 ms. What an action costs above its command does not depend
+//! on the command: with `--turns` the command costs more, and the share is another.
 use super::command::{Bare, Streams, find_program};
 use super::crowd::Crowd;
 use super::error::BenchError;
 use super::filesystem::{Filesystem, FilesystemKind};
-use super::prepared::{FUNCTION, Prepared, RootState, SCRIPT};
+use super::prepared::{FUNCTION, Others, Prepared, RootState, script};
 use super::progress;
 use super::reapi_sandboxed::Sandboxes;
 use super::report::{CaseReport, HostReport, Report};
@@ -61,6 +62,8 @@ pub struct ReapiBench {
     pub concurrency: Vec<usize>,
     /// Input files of an action, one of which it reads.
     pub input_files: Vec<usize>,
+    /// Turns of a loop that the shell of each action makes first.
+    pub turns: u32,
     /// Whether each action has an input root of its own (`new`), or all have the same one (`known`).
     pub states: Vec<RootState>,
     /// Clients with large new input roots, beside which one with tiny actions is measured; 0: none.
@@ -150,7 +153,7 @@ pub fn run(runtime: &Arc<Runtime>, bench: &ReapiBench) -> Result<Report, BenchEr
     let remote = tokio.block_on(Remote::connect(server.address(), "", FUNCTION))?;
     let sets = bench.concurrency.len() * bench.input_files.len() * bench.states.len();
     let steps = sets * bench.rounds * 4;
-    let sandboxes = Sandboxes::new(runtime, &scratch)?;
+    let sandboxes = Sandboxes::new(runtime, &scratch, &script(bench.turns))?;
     let bar = progress::bar(steps, bench.progress);
     let mut load = Load { bench, server: &server, tokio: &tokio, remote, next: 0, lanes: 0 };
     let mut cases = Vec::new();
@@ -273,7 +276,7 @@ struct Load<'a> {
 impl Load<'_> {
     /// The floor: as many threads as there are requests on their way.
     fn bare(&mut self, scratch: &Scratch, concurrency: usize) -> Result<Block, BenchError> {
-        let shell = find_program("sh", "install a shell")?;
+        let (shell, script) = (find_program("sh", "install a shell")?, script(self.bench.turns));
         let mut lanes = Vec::new();
         for lane in 0..concurrency {
             self.lanes += 1;
@@ -281,7 +284,7 @@ impl Load<'_> {
             std::fs::write(directory.join("in"), b"0123456789")
                 .map_err(BenchError::file("write an input"))?;
             let streams = Streams::new(scratch.path(), &format!("streams-{lane}"))?;
-            let arguments = [shell.as_os_str(), "-c".as_ref(), SCRIPT.as_ref()].map(OsString::from).to_vec();
+            let arguments = [shell.as_os_str(), "-c".as_ref(), script.as_ref()].map(OsString::from).to_vec();
             lanes.push((Bare { arguments, temporary: directory.clone(), directory }, streams));
         }
         let each = self.bench.actions.div_ceil(concurrency);
@@ -325,8 +328,9 @@ impl Load<'_> {
     ) -> Result<(Block, Digest), BenchError> {
         let first = self.next;
         self.next += actions as u64;
+        let others = Others::new(files, &script(self.bench.turns));
         let jobs: Vec<Prepared> =
-            (first..self.next).map(|number| Prepared::new(number, files, state)).collect();
+            (first..self.next).map(|number| Prepared::among(number, &others, state)).collect();
         let last = jobs.last().map_or_else(|| Digest::empty(FUNCTION), |job| job.action);
         let shared = jobs.first().map(|job| job.shared.clone()).unwrap_or_default();
         self.tokio.block_on(self.remote.upload(shared))?;

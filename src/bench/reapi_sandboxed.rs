@@ -7,7 +7,6 @@
 //! many threads as the daemon has slots by default, or as there are requests if these are fewer.
 use super::command::{Streams, find_program};
 use super::error::BenchError;
-use super::prepared::SCRIPT;
 use super::reapi::Block;
 use super::sandboxed::{limits, variables_inside};
 use super::scratch::{LayerDirectory, Scratch};
@@ -39,18 +38,18 @@ pub struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// Makes them; the layers of actions lie in `scratch`.
+    /// Makes them for a shell with this script; the layers of actions lie in `scratch`.
     ///
     /// # Errors
     /// [`BenchError`].
-    pub fn new(runtime: &Arc<Runtime>, scratch: &Scratch) -> Result<Self, BenchError> {
+    pub fn new(runtime: &Arc<Runtime>, scratch: &Scratch, script: &str) -> Result<Self, BenchError> {
         let slots = std::thread::available_parallelism().map_or(1, usize::from) + 1;
         let options = PoolOptions { sandboxes_max: 2 * slots, idle_max: 2 * slots };
         let pool = Pool::new(runtime.clone(), options).map_err(BenchError::file("start a thread"))?;
         let spec = SandboxSpec::default();
         pool.prepare(&spec, 2 * slots)?;
         let shell = find_program("sh", "install a shell")?;
-        let words = [shell.as_os_str().as_bytes(), b"-c", SCRIPT.as_bytes()];
+        let words = [shell.as_os_str().as_bytes(), b"-c", script.as_bytes()];
         let arguments = words.into_iter().filter_map(|word| CString::new(word).ok()).collect();
         let place = scratch.directory("sandboxed")?;
         Ok(Sandboxes { pool, spec, slots, arguments, variables: variables_inside(), place })

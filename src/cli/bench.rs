@@ -139,6 +139,9 @@ pub struct ReapiBenchArgs {
     /// Input files of an action
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1])]
     pub input_files: Vec<usize>,
+    /// Turns of a loop that the shell of each action makes first: what the command itself costs
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub turns: u32,
     /// Also measure one client beside so many others with large input roots
     #[arg(long, value_name = "CLIENTS", default_value_t = 0)]
     pub crowd: usize,
@@ -365,6 +368,7 @@ fn reapi(args: &ReapiBenchArgs) -> ReapiBench {
         concurrency: args.concurrency.clone(),
         input_files: args.input_files.clone(),
         states: args.states.clone(),
+        turns: args.turns,
         crowd: args.crowd,
         crowd_files: args.crowd_files,
         steady: args.steady,
