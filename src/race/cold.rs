@@ -9,14 +9,21 @@
 //!                      1 ÷ (1÷there + 1÷here)   if both work       (here: a warm worker's time ÷ slots)
 //!   it pays if  what that saves × actions to come  >=  start
 //! ```
-//! Where one of the two is not known, the start is what makes it known.
+//! Where one of the two is not known, the start is what makes it known. What the remote's actions took is at least its
+//! pace ([`pace`]): it may just have started workers of its own, or have had too little to do.
+use super::sketch::Quantiles;
 use std::time::Duration;
 
 /// Actions that a build is expected to have at least.
 pub const ACTIONS_MIN: u64 = 32;
-/// The part of the measured actions that were at most as slow as what is taken for the remote's pace. What was measured
-/// is at least the pace: the remote may just have started workers of its own, or have had too little to do.
-pub const PACE_QUANTILE: f64 = 0.05;
+/// The part of the measured actions that are faster than what is taken for the remote's pace.
+const PACE_QUANTILE: f64 = 0.05;
+
+/// What an action costs there, each, by what such actions took there, divided by as many as there were at a time.
+#[must_use]
+pub fn pace(measured: &Quantiles) -> Duration {
+    measured.at(PACE_QUANTILE)
+}
 
 /// What is known where a worker would have to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +32,7 @@ pub struct Cold {
     pub start: Duration,
     /// What an action costs here with a warm worker, each, if that is known.
     pub here: Option<Duration>,
-    /// What an action costs there, each, if that is known.
+    /// What an action costs there, each ([`pace`]), if that is known.
     pub there: Option<Duration>,
     /// Actions of this build so far.
     pub so_far: u64,
@@ -45,6 +52,7 @@ impl Cold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::race::sketch::Ring;
 
     const fn cold(here: u64, there: u64, so_far: u64) -> Cold {
         let ms = Duration::from_millis;
@@ -59,6 +67,17 @@ mod tests {
         assert!(cold(60, 28, 140).pays());
         // Where this machine is loaded it takes longer still.
         assert!(!cold(135, 31, 140).pays() && cold(135, 31, 220).pays());
+    }
+
+    #[test]
+    fn a_remote_that_has_just_started_its_workers_is_as_fast_as_it_was_in_the_end() {
+        let mut measured = Ring::new(64);
+        for ms in [350, 330, 300, 260, 210, 160, 120, 90, 60, 35, 30, 80] {
+            measured.push(Duration::from_millis(ms));
+        }
+        let there = Some(pace(&measured.quantiles(1).unwrap()));
+        assert!(!Cold { there, ..cold(60, 0, 0) }.pays(), "{there:?}");
+        assert!(Cold { there: measured.quantiles(1).map(|slow| slow.at(0.5)), ..cold(60, 0, 0) }.pays());
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod seen;
 pub use options::{Place, RacingOptions, RemoteUse};
 
 use super::admission::LocalGate;
-use super::cold::{Cold, PACE_QUANTILE};
+use super::cold::{Cold, pace};
 use super::drive::{Course, Finished, Race, run};
 use super::forecast::{Forecast, Key, Measure, Memory};
 use super::gate::Request;
@@ -201,7 +201,7 @@ impl Racing {
             start: memory.start(kind)?,
             // What nobody has seen is taken to be as fast as the remote.
             here: forecast.local.or(forecast.remote).map(|local| local.at(0.5) / slots),
-            there: memory.forecast(&key.of_pace()).remote.map(|pace| pace.at(PACE_QUANTILE)),
+            there: memory.forecast(&key.of_pace()).remote.as_ref().map(pace),
             so_far,
         })
     }
