@@ -1,7 +1,7 @@
 //! Actions for benchmarks of the daemon, ready to be sent: all that a client of REAPI uploads before it asks.
 //!
-//! `cat in > out`, among any number of input files that it does not read. Actions of different numbers are different,
-//! and so are their input roots, unless these shall be known.
+//! `cat in > out`, after a loop if wanted, among any number of input files that it does not read. Actions of different
+//! numbers are different, and so are their input roots, unless these shall be known.
 use crate::action::{
     ActionSpec, Command, CommandOutput, Digest, DigestFunction, Directory, ExecPath, FileNode,
     NodeProperties, OutputDirectoryFormat, OutputKind, encode,

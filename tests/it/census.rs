@@ -15,8 +15,8 @@ use crate::scene::Scene;
 /// How long [`settle`] waits before it says that something does not end. No test measures time by it.
 const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
-/// A process for as long as the machine runs: its number and its start, because numbers are used again. What some
-/// process was killed over long ago may still bear the number of one of ours.
+/// Which process: its number and its start, because numbers are used again. Groups of one that was killed long ago may
+/// still be somewhere, under the number that one of ours has now.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     pid: u32,
@@ -24,7 +24,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Of a child that has not been waited for.
+    /// Of a child that has not been waited for: until then its start can be read, also when it has ended.
     pub fn of(child: &Child) -> Owner {
         let pid = child.id();
         Owner { pid, started: fulgurite::stage::process_start(pid).unwrap() }
